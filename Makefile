@@ -1,0 +1,46 @@
+# make demo: the whole way on synthetic people. make test: everything, in a fresh .venv. Nothing but Python 3.11+, git and make is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One stamp an extra: a changed pyproject.toml or constraints.txt installs again.
+CORE := $(VENV)/.core
+DEV := $(VENV)/.dev
+
+.PHONY: demo test fmt lint types bench docs clean
+
+demo: $(CORE)
+	$(BIN)/kpdata demo demo --force
+
+test: $(DEV)
+	$(BIN)/python -m pytest -n auto -q $(PYTEST)
+
+fmt: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+bench: $(DEV)
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
+docs: $(DEV)
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@ $(CORE)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The command line: one thin command on each arrow of the data flow. Heavy imports wait inside the commands."""

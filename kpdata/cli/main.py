@@ -1,0 +1,107 @@
+"""`kpdata`: the app, its exit codes, and the one place where errors become sentences.
+
+Exit codes: 0 done; 1 a KpdataError, or findings of kind error; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from kpdata import __version__
+from kpdata.cli import console, convert, demo, evaluate, info, merge, split, synth, validate
+from kpdata.errors import KpdataError
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, with every error told in a sentence: no traceback reaches the user."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what goes wrong becomes a line on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KpdataError as problem:
+            console.error(problem)
+            raise typer.Exit(1) from problem
+        except KeyboardInterrupt as stop:
+            console.warn("interrupted: what was there before is as it was")
+            raise typer.Exit(130) from stop
+        except Exception as problem:
+            # Usage errors and exits are typer's own; a closed pipe (`| head`) is nobody's mistake.
+            if isinstance(problem, BrokenPipeError) or type(problem).__module__.startswith("typer"):
+                raise
+            if os.environ.get("KPDATA_DEBUG"):
+                raise
+            console.error(_unexpected(problem))
+            raise typer.Exit(1) from problem
+
+
+def _unexpected(problem: Exception) -> KpdataError:
+    """The sentence for what no command foresaw."""
+    where = "".join(f"{note}: " for note in getattr(problem, "__notes__", ()))
+    if isinstance(problem, MemoryError):
+        return KpdataError(f"{where}not enough memory for this input", hint="split it, or use a bigger machine")
+    if isinstance(problem, OSError):
+        named = f"{problem.filename}: " if problem.filename else where
+        return KpdataError(f"{named}{problem.strerror or problem}")
+    return KpdataError(
+        f"{where}kpdata itself failed ({type(problem).__name__}: {problem})",
+        hint="please report it with the output of the same command under KPDATA_DEBUG=1",
+    )
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Human-pose keypoint data: convert, check, split, synthesize and evaluate.",
+    epilog="Example: kpdata convert person_keypoints_val2017.json val.kp",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kpdata {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Human-pose keypoint data: convert, check, split, synthesize and evaluate."""
+
+
+def _add(name: str, command: Callable[..., None]) -> None:
+    """A command whose docstring is its help; the example comes last, after the options."""
+    text, _, example = inspect.cleandoc(command.__doc__ or "").partition("Example: ")
+    app.command(name, help=text, epilog=f"Example: {example}")(command)
+
+
+_add("convert", convert.convert)
+_add("info", info.info)
+_add("validate", validate.validate)
+_add("merge", merge.merge)
+_add("split", split.split)
+_add("eval", evaluate.evaluate)
+_add("synth", synth.synth)
+_add("demo", demo.demo)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    console.prepare()
+    app(prog_name="kpdata")
+
+
+if __name__ == "__main__":
+    main()

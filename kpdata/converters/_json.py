@@ -1,0 +1,198 @@
+"""JSON of any size into rows: big arrays are parsed half a megabyte at a time and never become a list of dicts.
+
+The fast path is simdjson over chunks cut between two objects of the array. A chunk parses only if the cut really lay at
+the array's own level, so a wrong cut (a string that holds `}, {`, say) is noticed. Whatever the fast path does not take
+(NaN, Infinity, integers above 64 bits, a key that stands twice in an object, a cut that failed) goes to the standard
+library, which also words the error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import simdjson
+
+from kpdata.errors import FormatError
+
+_CHUNK = 1 << 19  # small enough that simdjson's tape (16 bytes a number) stays in a few MB, big enough to be free
+_BETWEEN = re.compile(rb"\}\s*,\s*\{")
+_LAST = re.compile(rb"\}\s*\]")
+_ANNOTATIONS = re.compile(rb'"annotations"\s*:\s*\[\s*')
+
+_MARK_TEXT = "kpdata: the rows"
+_MARK = b'"kpdata: the rows"'
+MAX_DEPTH = 200  # of lists and objects in each other; orjson stops at 254, simdjson and json near 1000
+
+OBJECTS = (dict, simdjson.Object)
+
+
+class NotStreamable(Exception):
+    """The fast path does not take this file; the standard library decides."""
+
+
+class Rows:
+    """The objects of one big JSON array, parsed in chunks."""
+
+    def __init__(self, data: bytes, start: int, stop: int) -> None:
+        self._data, self._start, self._stop = data, start, stop
+
+    def chunks(self) -> Iterator[list[Any]]:
+        """The objects as lists of simdjson objects. A list must be let go before the next but one is asked for."""
+        # Two parsers take turns, because the caller's loop variable still holds the objects of the last chunk.
+        parsers = (simdjson.Parser(), simdjson.Parser())
+        for turn, (start, stop) in enumerate(self._cuts()):
+            try:
+                parsed: Any = parsers[turn % 2].parse(b"[" + self._data[start:stop] + b"]")
+                chunk = list(parsed)
+            except (ValueError, RuntimeError) as error:
+                raise NotStreamable from error
+            yield chunk
+            del chunk, parsed
+
+    def _cuts(self) -> Iterator[tuple[int, int]]:
+        start = self._start
+        while start < self._stop:
+            cut = _BETWEEN.search(self._data, start + _CHUNK, self._stop) if start + _CHUNK < self._stop else None
+            stop = cut.start() + 1 if cut else self._stop
+            yield start, stop
+            start = self._data.index(b",", stop) + 1 if cut else self._stop
+
+    def first(self) -> Any:
+        """The first row as plain Python, or None."""
+        return next((plain(chunk[0]) for chunk in self.chunks() if chunk), None)
+
+    def brackets(self) -> int:
+        """How many `[` stand in the text of the rows."""
+        return self._data.count(b"[", self._start, self._stop)
+
+
+def chunks(rows: Any) -> Iterator[list[Any]]:
+    """The rows of a list, parsed or not, in lists of many."""
+    return rows.chunks() if isinstance(rows, Rows) else iter([rows])
+
+
+def plain(value: Any) -> Any:
+    """A simdjson object or array as dicts and lists; anything else as it is."""
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    return value.as_list() if isinstance(value, simdjson.Array) else value
+
+
+def stream(data: bytes) -> Any:
+    """A JSON document whose top-level array, or `annotations` array, is `Rows`. Raises NotStreamable."""
+    start = len(data) - len(data.removeprefix(b"\xef\xbb\xbf").lstrip())
+    try:
+        if data[start : start + 1] == b"[":
+            stop = data.rindex(b"]")
+            if data[stop + 1 :].strip():
+                raise NotStreamable
+            return Rows(data, start + 1, stop) if data[start + 1 : stop].strip() else []
+        found = _ANNOTATIONS.search(data)
+        end = _LAST.search(data, found.end()) if found else None
+        if not found or not end or data[found.end() : found.end() + 1] != b"{":
+            return plain(simdjson.Parser().parse(data[start:]))
+        # A mark stands in for the rows: it comes back only if they lay at the top, under a key that is there once.
+        rest = plain(simdjson.Parser().parse(data[start : found.end()] + _MARK + data[end.end() - 1 :]))
+        if not isinstance(rest, dict) or rest.get("annotations") != [_MARK_TEXT]:
+            raise NotStreamable
+        return {**rest, "annotations": Rows(data, found.end(), end.end() - 1)}
+    except (ValueError, RuntimeError) as error:
+        raise NotStreamable from error
+
+
+def load(data: bytes, source: Path | str) -> Any:
+    """A JSON document as plain Python, by the standard library, NaN and Infinity too. FormatError says what is amiss."""
+    if not data.strip():
+        raise FormatError(source, f"is empty ({len(data)} bytes)", hint="was the download or export interrupted?")
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at position {error.start} is not UTF-8"
+        raise FormatError(source, found, hint="save it as UTF-8 (is it UTF-16, cp1252 or gbk?)") from error
+    except json.JSONDecodeError as error:
+        end = " (the file ends there: is it cut off?)" if error.pos >= len(error.doc.rstrip()) else ""
+        place = f"at line {error.lineno}, column {error.colno}"
+        raise FormatError(source, f"not valid JSON: {error.msg} {place}{end}") from error
+    except RecursionError as error:
+        raise too_deep(source) from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise FormatError(source, f"not JSON that can be read: {error}") from error
+
+
+def too_deep(source: Path | str) -> FormatError:
+    """The refusal of a document with lists in lists in lists …"""
+    hint = "is it a keypoint annotation file at all?"
+    return FormatError(source, f"its JSON is nested deeper than {MAX_DEPTH} levels", hint=hint)
+
+
+def require_shallow(value: Any) -> None:
+    """RecursionError where lists and objects are nested deeper than MAX_DEPTH, which neither repr nor json can take."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        if not inner:
+            return
+        level = [child for item in inner for child in (item.values() if isinstance(item, dict) else item)]
+    raise RecursionError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+@contextmanager
+def shallow(source: Path | str) -> Iterator[None]:
+    """FormatError instead of RecursionError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise too_deep(source) from error
+
+
+def text(value: Any) -> str:
+    """The one JSON text of a value, simdjson's own included: the same whichever parser read it; NaN stays NaN."""
+    value = plain(value)
+    try:
+        raw = orjson.dumps(value)
+        if b"null" not in raw or not _holds_nonfinite(value):
+            return raw.decode()
+    except TypeError:  # deep nesting, an integer above 64 bits, or a lone surrogate
+        require_shallow(value)
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _holds_nonfinite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nonfinite, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_nonfinite, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def dump(raw: Any, *, nonfinite: bool | None = None, indent: bool = False) -> bytes:
+    """JSON text of plain Python data. nonfinite: NaN or Infinity stand in it, which orjson would write as null; None
+    looks for them.
+
+    Integers above 64 bits and lone surrogates, which orjson refuses, are written by the standard library too.
+    """
+    if not nonfinite:
+        try:
+            data = orjson.dumps(raw, option=orjson.OPT_INDENT_2 if indent else None)
+        except TypeError:
+            data = None
+        if data is not None and (nonfinite is False or b"null" not in data or not _holds_nonfinite(raw)):
+            return data
+    return json.dumps(raw, indent=2 if indent else None).encode()
+
+
+def kind(value: Any) -> str:
+    """The JSON word for a Python value: "list", "object", "text", "number", "true/false" or "null"."""
+    if isinstance(value, dict | simdjson.Object):
+        return "object"
+    if isinstance(value, list | Rows | simdjson.Array):
+        return "list"
+    names = {str: "text", bool: "true/false", int: "number", float: "number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,69 @@
+"""What a reader is given: a file or folder, read and parsed once, however many formats look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kpdata import files
+from kpdata.converters import _json
+
+T = TypeVar("T")
+
+
+class Source:
+    """A path with its bytes and its parsed JSON, each loaded on first use."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def of(cls, path: Path | str | Source) -> Source:
+        """A source for a path; a source as it is."""
+        return path if isinstance(path, Source) else cls(path)
+
+    @cached_property
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file's bytes, unpacked where it is gzip. FormatError where it cannot be read."""
+        return files.read_bytes(self.path)
+
+    @cached_property
+    def looks_like_json(self) -> bool:
+        """The first character could start a JSON document. An empty file and UTF-16 are left to the JSON reader too,
+        which words best what is wrong with them."""
+        if self.is_folder:
+            return False
+        start = self.data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+        return start[:1] in b'{["' or start[:2] in (b"\xff\xfe", b"\xfe\xff") if start else not self.data.strip()
+
+    @cached_property
+    def json(self) -> Any:
+        """The document, big arrays as `_json.Rows`. FormatError where it is no JSON."""
+        try:
+            return _json.stream(self.data)
+        except _json.NotStreamable:
+            return _json.load(self.data, self.path)
+
+    def first_row(self) -> Any:
+        """The first element of a top-level JSON list as plain Python; None where there is none."""
+        rows = self.json
+        try:
+            if isinstance(rows, _json.Rows):
+                return rows.first()
+        except _json.NotStreamable:
+            rows = self.json = _json.load(self.data, self.path)
+        return rows[0] if isinstance(rows, list) and rows else None
+
+    def decode(self, decode: Callable[[Any], T]) -> T:
+        """`decode` the document; the standard library parses it again where the fast path gives up half-way."""
+        try:
+            return decode(self.json)
+        except _json.NotStreamable:
+            self.json = _json.load(self.data, self.path)
+            return decode(self.json)

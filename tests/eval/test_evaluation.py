@@ -1,0 +1,475 @@
+"""Two data sets to numbers: pycocotools is asked about the same JSON, and every trap has its sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpdata import converters, schema
+from kpdata.converters import coco as coco_format
+from kpdata.converters import coco_results, crowdpose
+from kpdata.errors import EvaluationError
+from kpdata.eval import evaluate
+from kpdata.remapping import remap
+from kpdata.skeleton import Skeleton, load
+
+SEEDS = st.integers(0, 2**32 - 1)
+HAND = Skeleton("hand_5", ("thumb", "index", "middle", "ring", "little"), sigmas=(0.03, 0.04, 0.05, 0.06, 0.07))
+
+
+def person(number, image, x=50.0, k=17, **more):
+    """Somebody with every keypoint labelled, in a box of 80 x 80 with an area of its own."""
+    place = np.arange(k) * 80 / k
+    flat = np.stack([x + place, 20 + place[::-1], np.full(k, 2.0)], 1).ravel().tolist()
+    row = {"id": number, "image_id": image, "category_id": 1, "keypoints": flat, "num_keypoints": k}
+    return row | {"bbox": [x, 20.0, 80.0, 80.0], "area": 4000.0, "iscrowd": 0} | more
+
+
+def truth(rows, categories=({"id": 1, "name": "person"},), images=(1, 2)):
+    listed = [{"id": i, "file_name": f"val/{i}.jpg", "width": 640, "height": 480} for i in images]
+    return {"images": listed, "annotations": rows, "categories": [dict(row) for row in categories]}
+
+
+def results(raw, seed=0, noise=3.0, **more):
+    """A noisy result for each person."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for row in raw["annotations"]:
+        block = np.reshape(row["keypoints"], (-1, 3)).astype(float)
+        block[:, :2] += rng.normal(0, noise, (len(block), 2))
+        own = {key: row[key] for key in ("image_id", "category_id")} | {"keypoints": block.ravel().tolist()}
+        found.append(own | {"score": float(rng.random())} | more)
+    return found
+
+
+def people(count=12, **more):
+    return [person(i + 1, 1 + i % 2, x=40.0 * i, area=500.0 + 900.0 * i, **more) for i in range(count)]
+
+
+def ours(raw, found, skeleton=None, reader=coco_format):
+    gt = reader.decode(copy.deepcopy(raw), source="gt.json")
+    return evaluate(gt, coco_results.decode(copy.deepcopy(found), source="dt.json"), skeleton=skeleton)
+
+
+def judged(coco, raw, found, sigmas=None):
+    """pycocotools' curves and ten numbers of the same JSON."""
+    case = coco.Case(raw, found, {"sigmas": coco.sigmas if sigmas is None else np.array(sigmas)})
+    return coco.by_pycocotools(case)
+
+
+def assert_equal(result, expected):
+    curves, numbers = expected
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(getattr(result.curves, name), getattr(curves, name), err_msg=name)
+    assert list(result.stats.values()) == numbers
+
+
+def assert_same_bits(coco, raw, found, *, skeleton=None, reader=coco_format, judge_raw=None, sigmas=None):
+    result = ours(raw, found, skeleton, reader)
+    assert_equal(result, judged(coco, judge_raw or raw, found, sigmas))
+    return result
+
+
+# ------------------------------------------------------------------------------------------------ equal to pycocotools
+
+
+@given(SEEDS, st.booleans())
+def test_random_files(coco, seed, strange):
+    """Whatever stands in the two files (crowds, ties, repeated ids, unlisted images, NaN): pycocotools' bits."""
+    case = coco.random_case(seed, strange=strange)
+    sigmas = np.random.default_rng(seed).choice([0.026, 0.079, 0.107, 0.3], len(case.settings["sigmas"]))
+    bones = Skeleton("any", tuple(f"k{i}" for i in range(len(sigmas))), sigmas=tuple(sigmas.tolist()))
+    if case.truth["annotations"] and case.results:
+        assert_same_bits(coco, case.truth, case.results, skeleton=bones, sigmas=sigmas)
+
+
+@pytest.mark.parametrize("kind", ["multipose", "thunder_gtbox"])
+def test_real_predictions(coco, real_data, kind):
+    """MoveNet on COCO photographs: all bits, from files to the printed lines."""
+    folder = real_data / "coco_mini"
+    paths = folder / "person_keypoints_val2017.json", folder / f"movenet_{kind}_val2017_results.json"
+    result = evaluate(*(converters.read(path) for path in paths))
+    case = coco.read_case(*paths)
+    assert_equal(result, coco.by_pycocotools(case))
+    judge, printed = coco.judge(case), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        judge.summarize()
+    assert result.lines() == printed.getvalue().splitlines()
+
+
+def test_the_published_log(real_data):
+    """The official fake results of val2014 give the ten numbers that were published with them."""
+    folder = real_data / "coco_fakekeypoints100"
+    gt = converters.read(folder / "DERIVED_person_keypoints_val2014_100.json")
+    result = evaluate(gt, converters.read(folder / "person_keypoints_val2014_fakekeypoints100_results.json"))
+    log = [0.372, 0.636, 0.348, 0.384, 0.386, 0.514, 0.734, 0.504, 0.508, 0.522]
+    assert [round(number, 3) for number in result.stats.values()] == log
+
+
+@pytest.mark.parametrize("sides", [("gt",), ("dt",), ("gt", "dt")])
+def test_folders_give_the_same_bits(coco, tmp_path, sides):
+    """A `.kp` folder as ground truth, predictions or both scores as the JSON that it was made from."""
+    raw = truth([*people(), person(90, 1, iscrowd=1, num_keypoints=0, keypoints=[0] * 51)])
+    files = {"gt": raw, "dt": results(raw, bbox=[1.0, 2.0, 40.5, 50.25])}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        converters.write(converters.read(tmp_path / f"{name}.json"), tmp_path / f"{name}.kp")
+    paths = [tmp_path / f"{name}{'.kp' if name in sides else '.json'}" for name in ("gt", "dt")]
+    assert_equal(evaluate(*(converters.read(path) for path in paths)), judged(coco, raw, files["dt"]))
+
+
+def test_a_box_in_the_first_result_decides_the_sizes(coco):
+    """Results with boxes: their area, not the extent of the keypoints, puts them into medium or large."""
+    raw = truth(people())
+    found = results(raw)
+    for number, row in enumerate(found):
+        row["bbox"] = [0.0, 0.0, 30.0 + 8 * number, 50.0]
+    result = assert_same_bits(coco, raw, found)
+    assert "w × h" in result.facts["detection_area"]
+    assert any("results carry a bbox" in note for note in result.notes)
+    del found[0]["bbox"]
+    assert "extent" in assert_same_bits(coco, raw, found).facts["detection_area"]
+
+
+def test_a_box_in_some_results_only(coco):
+    """pycocotools stops at the first result without a box; the sentence says what to write."""
+    raw = truth(people(2))
+    found = results(raw)
+    found[0]["bbox"] = [0, 0, 5, 5]
+    with pytest.raises(EvaluationError, match="first result has a bbox and others have none"):
+        ours(raw, found)
+
+
+def test_annotation_id_0_and_repeated_ids(coco):
+    """Both traps give pycocotools' numbers, and a sentence each."""
+    raw = truth(people())
+    raw["annotations"][3]["id"] = 0
+    result = assert_same_bits(coco, raw, results(raw))
+    assert any("annotation id 0" in note for note in result.notes)
+    raw["annotations"][3]["id"] = 7
+    result = assert_same_bits(coco, raw, results(raw))
+    assert any("annotation ids repeat" in note for note in result.notes)
+
+
+def test_a_repeated_id_in_an_unlisted_category(coco):
+    """The last row of an id stands in even where its category is not listed: it is looked up among all rows."""
+    raw = truth([*people(), person(5, 1, x=300.0, category_id=9)])
+    assert_same_bits(coco, raw, results(truth(people())))
+
+
+def test_nan_in_a_prediction(coco):
+    """A labelled NaN matches anything, as in pycocotools, and the note says so."""
+    raw = truth(people())
+    found = results(raw)
+    found[2]["keypoints"][4] = float("nan")
+    assert any("NaN" in note for note in assert_same_bits(coco, raw, found).notes)
+
+
+def test_unlabelled_person_that_counts(coco):
+    """num_keypoints above 0 without a labelled keypoint: the distance to the box, as the file says."""
+    raw = truth([*people(), person(50, 1, x=400.0, keypoints=[0] * 51, num_keypoints=4)])
+    found = [*results(truth(people())), {**results(truth([person(1, 1, x=400.0)]))[0], "score": 0.99}]
+    assert_same_bits(coco, raw, found)
+
+
+def test_more_than_20_in_an_image(coco):
+    """The 20 best of an image count, and the note says in how many images that cut."""
+    raw = truth([person(i + 1, 1, x=10.0 * i) for i in range(25)])
+    assert any("more than 20 predictions in 1 images" in n for n in assert_same_bits(coco, raw, results(raw)).notes)
+
+
+# -------------------------------------------------------------------------------------------------- rules of data sets
+
+
+def test_crowdpose_area_rule(coco):
+    """CrowdPose has no areas: 0.53 x w x h, equal to pycocotools when it is given that area and CrowdPose's sigmas."""
+    rows = [person(i + 1, 1 + i % 2, x=40.0 * i, k=14, bbox=[40.0 * i, 20, 31.3 + 9 * i, 88.7]) for i in range(10)]
+    raw = truth(rows)
+    given = copy.deepcopy(raw)
+    for ours_row, judge_row in zip(raw["annotations"], given["annotations"], strict=True):
+        del ours_row["area"]
+        judge_row["area"] = judge_row["bbox"][2] * judge_row["bbox"][3] * 0.53
+    raw["categories"][0]["keypoints"] = list(load("crowdpose_14").keypoint_names)
+    sigmas = load("crowdpose_14").sigmas
+    result = assert_same_bits(coco, raw, results(raw), reader=crowdpose, judge_raw=given, sigmas=sigmas)
+    assert result.facts["area"].startswith("0.53 × w × h")
+    assert result.facts["sigmas"] == {"crowdpose_14": list(sigmas)}
+
+
+def test_crowdpose_as_published(real_data):
+    """The example files' AP, AP50, AP75, AR, AR50, AR75 of CrowdPose's own evaluator."""
+    folder = real_data / "crowdpose"
+    names = ("example_crowdpose_val.json", "example_crowdpose_preds.json")
+    gt = converters.read(folder / names[0])
+    stats = evaluate(gt, converters.read(folder / names[1], skeleton="crowdpose_14")).stats
+    found = [round(stats[name], 6) for name in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")]
+    assert found == [0.787722, 0.988119, 0.731436, 0.822222, 1.0, 0.777778]
+
+
+def test_coco_without_area_is_refused():
+    """Without areas and without a rule for them there is no OKS: the sentence counts and names."""
+    raw = truth(people(3))
+    del raw["annotations"][1]["area"]
+    with pytest.raises(EvaluationError, match="no area for 1 of 3 people, such as annotation 2"):
+        ours(raw, results(raw))
+
+
+def test_wholebody_against_17_keypoints(coco, real_data):
+    """133 keypoints in the ground truth, 17 in the results: the body part, as pycocotools reads the same file."""
+    folder = real_data / "coco_mmpose4"
+    paths = folder / "test_coco_wholebody.json", folder / "hrnet_preds_xtcocoapi.json"
+    result = evaluate(*(converters.read(path) for path in paths))
+    assert_equal(result, coco.by_pycocotools(coco.read_case(*paths)))
+    assert any("scored on the 17 of the body" in note for note in result.notes)
+
+
+def test_own_category_of_5_keypoints(coco, tmp_path):
+    """Five keypoints and sigmas of a user's file: pycocotools with the same sigmas."""
+    rows = [person(i + 1, 1 + i % 2, x=25.0 * i, k=5) for i in range(8)]
+    raw = truth(rows, [{"id": 1, "name": "hand", "keypoints": list(HAND.keypoint_names)}])
+    file = tmp_path / "hand.toml"
+    numbers = ", ".join(map(str, HAND.sigmas))
+    file.write_text(f'name = "hand_5"\nkeypoints = {list(HAND.keypoint_names)}\n[sigmas]\nvalues = [{numbers}]\n')
+    result = assert_same_bits(coco, raw, results(raw), skeleton=str(file), sigmas=HAND.sigmas)
+    assert 0 < result.stats["AP"] < 1
+    with pytest.raises(EvaluationError, match="no official OKS sigmas") as refusal:
+        ours(raw, results(raw))
+    assert "--skeleton" in refusal.value.hint
+
+
+def test_a_skeleton_in_another_order_is_refused():
+    """The same names in another order would give the sigmas to the wrong keypoints."""
+    raw = truth([person(1, 1, k=5)], [{"id": 1, "name": "hand", "keypoints": list(HAND.keypoint_names)}])
+    turned = Skeleton("turned", HAND.keypoint_names[::-1], sigmas=HAND.sigmas)
+    with pytest.raises(EvaluationError, match="another order: column 0 is 'little', expected 'thumb'"):
+        ours(raw, results(raw), turned)
+
+
+def test_a_skeleton_of_another_size_is_refused():
+    """Both numbers and both names stand in the sentence."""
+    raw = truth(people(2))
+    with pytest.raises(EvaluationError, match=r"'hand_5' has 5 keypoints, the ground truth 17 \(coco_17\)"):
+        ours(raw, results(raw), HAND)
+
+
+def test_categories_of_different_skeletons(coco):
+    """People with 17 and hands with 5 keypoints: each category as pycocotools scores it alone; AP is the mean."""
+    grown = people(8)
+    hands = [person(100 + i, 1 + i % 2, x=25.0 * i, k=5, category_id=2) for i in range(8)]
+    names = [{"id": 1, "name": "person"}, {"id": 2, "name": "hand", "keypoints": list(HAND.keypoint_names)}]
+    raw = truth(grown + hands, names)
+    found = results(raw)
+    result = ours(raw, found, HAND)
+    for place, (rows, sigmas) in enumerate([(grown, None), (hands, HAND.sigmas)]):
+        mine = [row for row in found if row["category_id"] == place + 1]
+        curves, _ = judged(coco, truth(rows, [names[place]]), mine, sigmas)
+        np.testing.assert_array_equal(result.curves.precision[:, :, place], curves.precision[:, :, 0])
+        np.testing.assert_array_equal(result.curves.recall[:, place], curves.recall[:, 0])
+        np.testing.assert_array_equal(result.curves.scores[:, :, place], curves.scores[:, :, 0])
+    assert result.stats["AP"] == float(np.mean(result.curves.precision[..., 0, 0]))
+    assert result.facts["category_ids"] == [1, 2]
+
+
+def test_a_category_without_people(coco):
+    """It keeps its place in the arrays with -1, whatever predictions of it look like."""
+    raw = truth(people(), [{"id": 1, "name": "person"}, {"id": 4, "name": "hand"}])
+    result = assert_same_bits(coco, raw, results(raw))
+    assert (result.curves.recall[:, 1] == -1).all()
+    stray = {"image_id": 1, "category_id": 4, "keypoints": [1.0, 2.0, 1.0] * 5, "score": 0.5}
+    assert ours(raw, [*results(raw), stray]).stats == result.stats
+
+
+def test_predictions_of_unlisted_categories(coco):
+    """They are left out, as in pycocotools, and the note names both sides."""
+    raw = truth(people())
+    found = results(raw)
+    for row in found[::2]:
+        row["category_id"] = 7
+    notes = assert_same_bits(coco, raw, found).notes
+    assert any("categories [7] are left out: the ground truth lists [1]" in note for note in notes)
+
+
+# ------------------------------------------------------------------------------------------------------- nothing there
+
+
+def test_no_predictions(coco):
+    """0 for all ten where there are people of every size, and a sentence."""
+    raw = truth(people(14))
+    result = assert_same_bits(coco, raw, [])
+    assert set(result.stats.values()) == {0.0}
+    assert "no predictions: AP and AR are 0" in result.notes
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_no_people(coco, named):
+    """-1 for all ten, and a sentence, whether or not the category says its keypoints."""
+    raw = truth([], [{"id": 1, "name": "person", **({"keypoints": ["nose"]} if named else {})}])
+    result = assert_same_bits(coco, raw, results(truth(people())))
+    assert set(result.stats.values()) == {-1.0}
+    assert any("the numbers are -1" in note for note in result.notes)
+
+
+def test_only_crowds(coco):
+    """People who are all ignored give -1 too."""
+    raw = truth([person(1, 1, iscrowd=1), person(2, 1, num_keypoints=0, keypoints=[0] * 51)])
+    result = assert_same_bits(coco, raw, results(truth(people())))
+    assert result.facts["counts"]["people scored"] == 0
+    assert any("the numbers are -1" in note for note in result.notes)
+
+
+def test_boxes_are_no_ground_truth():
+    """An annotation file without keypoints is refused in words, not scored."""
+    raw = truth(people(2))
+    for row in raw["annotations"]:
+        del row["keypoints"], row["num_keypoints"]
+    with pytest.raises(EvaluationError, match="none of the ground truth's 2 people has keypoints"):
+        ours(raw, results(truth(people(2))))
+
+
+# ------------------------------------------------------------------------------------------------ what does not belong
+
+
+def test_unknown_images_are_named():
+    """How many, an example of both sides, and a guess at the reason."""
+    raw = truth(people(3))
+    found = [{**row, "image_id": 77 + i} for i, row in enumerate(results(raw))]
+    with pytest.raises(EvaluationError, match=r"for 3 images .* such as 77 \(it lists 2, such as 1\)") as refusal:
+        ours(raw, found)
+    assert "another split" in refusal.value.hint
+
+
+@pytest.mark.parametrize("spelled", ["val/{}.jpg", "{}.jpg"])
+def test_images_by_file_name(coco, spelled):
+    """AlphaPose writes file names for image ids: matched with the ground truth's, with or without their folder."""
+    raw = truth(people())
+    found = results(raw)
+    named = [{**row, "image_id": spelled.format(row["image_id"])} for row in found]
+    result = ours(raw, named)
+    assert_equal(result, judged(coco, raw, found))
+    assert any("file name" in note for note in result.notes)
+    named[0]["image_id"] = "elsewhere.jpg"
+    with pytest.raises(EvaluationError, match=r"for 1 images .* 'elsewhere.jpg' \(it lists 2, such as 'val/1.jpg'"):
+        ours(raw, named)
+
+
+def test_text_ids_on_both_sides(coco):
+    """The same text is the same image, though each file numbers its own texts."""
+    raw = truth(people())
+    texts = {1: "b", 2: "a"}
+    renamed = copy.deepcopy(raw)
+    for row in renamed["images"]:
+        row["id"] = texts[row["id"]]
+    renamed["images"].append({"id": "0", "file_name": "0.jpg"})
+    for row in renamed["annotations"]:
+        row["image_id"] = texts[row["image_id"]]
+    found = results(raw)
+    named = [{**row, "image_id": texts[row["image_id"]]} for row in found]
+    # pycocotools visits images in the order of their ids, which decides ties between scores: there are none here.
+    assert list(ours(renamed, named).stats.values()) == judged(coco, raw, found)[1]
+
+
+def test_readers_that_number_images_are_matched_by_name(coco):
+    """Where a reader numbered the images its numbers mean nothing elsewhere: file names bind the two."""
+    raw = truth(people())
+    turned = copy.deepcopy(raw)
+    for row in (*turned["images"], *turned["annotations"]):
+        key = "id" if "file_name" in row else "image_id"
+        row[key] = 3 - row[key]
+    found = results(raw)
+    for row, kept in zip(turned["annotations"], found, strict=True):
+        row |= {"keypoints": kept["keypoints"], "score": kept["score"]}
+    predictions = coco_format.decode(turned)
+    predictions = replace(predictions, datasets={n: {**d, "ids": "assigned"} for n, d in predictions.datasets.items()})
+    boxed = [{**row, "bbox": person["bbox"]} for row, person in zip(found, raw["annotations"], strict=True)]
+    assert_equal(evaluate(coco_format.decode(copy.deepcopy(raw)), predictions), judged(coco, raw, boxed))
+
+
+def test_wrong_number_of_keypoints():
+    """Both numbers, both skeletons, and the command that mends it."""
+    raw = truth(people(2))
+    with pytest.raises(EvaluationError, match=r"have 21 keypoints \(humanart_21\), expected 17 \(coco_17") as refusal:
+        ours(raw, results(truth([person(1, 1, k=21)])))
+    assert "kpdata convert --skeleton" in refusal.value.hint
+
+
+def test_people_of_two_skeletons_in_a_category():
+    """One category cannot have two sets of sigmas."""
+    raw = truth([person(1, 1), person(2, 1, k=5, category_id=2)], [{"id": 1}, {"id": 2}])
+    gt = coco_format.decode(raw)
+    index = gt.persons.schema.get_field_index("category_id")
+    gt = replace(gt, persons=gt.persons.set_column(index, "category_id", schema.fixed(np.array([1, 1]), pa.int64())))
+    with pytest.raises(EvaluationError, match="category 1 has people of two skeletons, 'coco_17' and 'keypoints_5'"):
+        evaluate(gt, coco_results.decode(results(truth(people(2)))))
+
+
+@pytest.mark.parametrize(("lacking", "words"), [("score", "1 of 4 predictions have no score"),
+                                                ("keypoints", "1 of 4 predictions have no keypoints")])  # fmt: skip
+def test_predictions_that_lack_something(lacking, words):
+    """Counted, with the first image, and what it may be instead."""
+    raw = truth(people(4))
+    found = results(raw, bbox=[1, 2, 3, 4])
+    del found[2][lacking]
+    with pytest.raises(EvaluationError, match=f"{words}, the first on image 1") as refusal:
+        ours(raw, found)
+    assert refusal.value.hint
+
+
+# ------------------------------------------------------------------------------------------- predictions of other kinds
+
+
+def test_absent_keypoints_of_predictions_do_not_match_anything(coco):
+    """Annotations with scores as predictions: 0, 0, 0 is far away, not NaN, which would match everybody."""
+    raw = truth(people())
+    found = results(raw)
+    for row in found:
+        row["keypoints"][9:30] = [0.0] * 21
+    scored = copy.deepcopy(raw)
+    for row, kept in zip(scored["annotations"], found, strict=True):
+        row |= {"keypoints": kept["keypoints"], "score": kept["score"]}
+        del row["bbox"]
+    result = evaluate(coco_format.decode(copy.deepcopy(raw)), coco_format.decode(scored))
+    assert_equal(result, judged(coco, raw, found))
+
+
+def test_keypoints_that_the_model_does_not_know_are_left_out(coco):
+    """Predictions remapped from 14 joints: the face of COCO's 17 is left out on both sides, and the note names it."""
+    raw = truth(people())
+    model = remap(coco_format.decode(copy.deepcopy(raw)), "crowdpose_14")[0]
+    _, model = model, remap(model, "coco_17")[0]
+    block = np.concatenate([model.keypoints, (model.visibility > 0)[..., None] * 2.0], axis=2)
+    face = np.flatnonzero(~(model.visibility > 0).any(0))
+    assert len(face) == 5
+    found = [{**row, "keypoints": np.nan_to_num(b).ravel().tolist(), "score": 0.5 + 0.01 * i}
+             for i, (row, b) in enumerate(zip(results(raw), block, strict=True))]  # fmt: skip
+    predictions = replace(coco_results.decode(copy.deepcopy(found)), datasets={"coco_results": {
+        "keypoint_mask": next(iter(model.datasets.values()))["keypoint_mask"]}})  # fmt: skip
+    result = evaluate(coco_format.decode(copy.deepcopy(raw)), predictions)
+    # The judge gets the same without the face: not labelled in the truth; at a point inside the body in the results.
+    for rows, third in ((raw["annotations"], 0), (found, 1)):
+        for row in rows:
+            flat = np.reshape(row["keypoints"], (17, 3))
+            flat[face] = [*flat[6, :2], third]
+            row["keypoints"] = flat.ravel().tolist()
+    assert_equal(result, judged(coco, raw, found))
+    assert any("nose" in note and "left out" in note for note in result.notes)
+
+
+def test_to_json_has_everything(coco):
+    """Metric, ten numbers at full precision, sigmas, counts and notes, as plain data."""
+    raw = truth(people(14))
+    found = results(raw)
+    document = json.loads(json.dumps(ours(raw, found).to_json()))
+    assert list(document["stats"]) == list(coco.names)
+    assert list(document["stats"].values()) == judged(coco, raw, found)[1]
+    assert document["metric"] == "COCO OKS AP/AR"
+    assert document["sigmas"]["coco_17"] == coco.sigmas.tolist()
+    assert document["counts"] == {"images": 2, "people": 14, "people scored": 14, "predictions": 14}
