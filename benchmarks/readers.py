@@ -3,8 +3,8 @@
     python benchmarks/readers.py TOOL FILE [SCRATCH]
 
 Imports count as the tool's own start and are timed apart. Only the standard library stands outside the tools'
-functions, so that each tool runs in its own environment. `seen` says what the tool gives back: people, labelled and occluded
-keypoints, and the sum of the labelled coordinates.
+functions, so that each tool runs in its own environment. `seen` says what the tool gives back: people, labelled and
+occluded keypoints, and the sum of the labelled coordinates.
 """
 
 from __future__ import annotations

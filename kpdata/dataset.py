@@ -255,7 +255,10 @@ def open_dataset(folder: Path | str) -> Dataset:
     Columns that the schema does not have (another tool added them) are left out and named in the history.
     """
     source = Path(folder)
-    files.recover(source)
+    try:
+        files.recover(source)
+    except OSError as error:
+        raise files.unreadable(source, error) from error
     images, document, strangers = _read_table(source / "images.parquet", schema.IMAGES, ("image_id",))
     persons, _, more = _read_table(source / "persons.parquet", schema.PERSONS, ("annotation_id", "image_id"))
     blobs = source / "blobs.parquet"

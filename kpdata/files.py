@@ -81,9 +81,11 @@ def replacing_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     `recover` mends a crash between the two renames.
     """
     target = target.absolute()  # "." has no name
-    refuse_existing(target, force)
     fresh, aside = target.with_name(f".{target.name}.{os.getpid()}.tmp"), _aside(target)
     with _sentences(target):
+        recover(target)  # what a crash left aside is the only copy, or (where the new one got there) out of date
+        refuse_existing(target, force)
+        shutil.rmtree(aside, ignore_errors=True)
         if _there(target) and (target.is_symlink() or not target.is_dir()):
             raise WriteError(f"{target}: is a file or a link, expected a folder to replace")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,14 @@ COLOURS = {"visible": "#0072B2", "occluded": "#E69F00", "unknown": "#56B4E9", "a
 
 
 def plot_statistics(dataset: Dataset, target: Path, *, force: bool = False) -> None:
-    """Visibility of every keypoint, people per image, labelled keypoints per person and person sizes, in one picture."""
+    """Visibility of every keypoint, people per image, labelled keypoints per person and sizes, in one picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [(name, rows) for name, rows in visibility_by_keypoint(dataset).items() if rows]
     longest = max((len(rows) for _, rows in shown), default=1)
-    figure = Figure(figsize=(13, min(max(5.5, 0.27 * longest + 1.5), 30)), layout="constrained")
+    columns = max(len(shown[:3]), 1)
+    figure = Figure(figsize=(4.5 + 6.5 * columns, min(max(6.0, 0.27 * longest + 2), 30)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, len(shown[:3]) + 1, width_ratios=[1.5] * len(shown[:3]) + [1])
     for column, (name, rows) in enumerate(shown[:3]):
@@ -31,6 +32,11 @@ def plot_statistics(dataset: Dataset, target: Path, *, force: bool = False) -> N
     figure.suptitle(
         f"{dataset.images.num_rows:,} images, {len(dataset):,} people", fontsize=14, x=0.01, ha="left", weight="bold"
     )
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        found.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if found:
+        figure.legend(list(found.values()), list(found), loc="outside upper right", ncols=4, frameon=False, fontsize=11)
     with files.replacing(target, force=force) as temporary:
         canvas.print_figure(temporary, format=target.suffix.lstrip(".") or "png", dpi=110)
 
@@ -46,9 +52,7 @@ def _visibility(axes: Any, name: str, rows: dict[str, dict[str, float]]) -> None
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_title(f"Keypoints of {name}", loc="left", fontsize=11)
     axes.set_xlabel("people")
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.06 if len(rows) > 12 else -0.12), ncols=4, fontsize=9, frameon=False
-    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _calm(axes, "x")
 
 
@@ -70,6 +74,8 @@ def _histograms(dataset: Dataset, axes: list[Any]) -> None:
             place.set_xticks([])
             place.set_yticks([])
             continue
+        for axis in (place.xaxis, place.yaxis):
+            axis.get_major_locator().set_params(integer=True)
         top = float(np.quantile(data, 0.995))
         edges = np.arange(-0.5, max(int(top), 1) + 1.5, max(1, int(top) // 30)) if whole else np.linspace(0, top, 31)
         place.hist(np.minimum(data, edges[-1] - 1e-9), bins=edges, color="#0072B2", rwidth=0.9)

@@ -141,7 +141,7 @@ def constant(text: str | None, count: int) -> pa.Array:
     """A text column that says the same in every row."""
     if text is None:
         return pa.nulls(count, pa.string())
-    encoded = text.encode()
+    encoded = text.encode("utf-8", "replace")
     offsets = np.arange(count + 1, dtype=np.int32) * np.int32(len(encoded))
     return pa.Array.from_buffers(pa.string(), count, [None, _buffer(offsets), pa.py_buffer(encoded * count)])
 

@@ -14,7 +14,7 @@ settings.load_profile("kpdata")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real annotations and photographs: `KPDATA_REAL_DATA`, by default `../shared/data` beside the checkout."""
+    """Folder of real annotations and photographs: `KPDATA_REAL_DATA`, else `../shared/data` beside the checkout."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("KPDATA_REAL_DATA", default))
     if not (folder / "coco_mini").is_dir():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
@@ -44,8 +43,14 @@ _SKELETONS = (
     load("coco_17"),
     load("crowdpose_14"),
     Skeleton("one_1", ("tip",)),
-    Skeleton("horse ä_3", ("left ear", "right ear", "tail"), ((0, 1),), frozenset({("left ear", "right ear")}), (0.1, 0.2, 1e-3)),
-)  # fmt: skip
+    Skeleton(
+        "horse ä_3",
+        ("left ear", "right ear", "tail"),
+        edges=((0, 1),),
+        flip_pairs=frozenset({("left ear", "right ear")}),
+        sigmas=(0.1, 0.2, 1e-3),
+    ),
+)
 
 
 def _nullable(draw: Any, values: st.SearchStrategy[Any], count: int) -> list[Any]:
@@ -116,8 +121,8 @@ def _people(draw: Any, skeleton: Skeleton | None) -> dict[str, Any]:
 
 
 @st.composite
-def datasets(draw: Any, source_format: str | None = None) -> Dataset:
-    """Any dataset: no images or some, orphans, several skeletons and sources, nulls anywhere, odd ids, texts and numbers."""
+def datasets(draw: Any) -> Dataset:
+    """Any dataset: orphans, several skeletons and sources or none, nulls anywhere, odd ids, texts and numbers."""
     names = draw(
         st.lists(st.sampled_from(["coco", "crowdpose", "mpii", "zweites ä"]), min_size=1, max_size=2, unique=True)
     )
@@ -270,8 +275,3 @@ def coco_documents(draw: Any) -> dict[str, Any]:
         del parts["categories"]
     document = {**parts, **top}
     return {key: document[key] for key in draw(st.permutations(list(document)))}
-
-
-def arrays_equal(left: Any, right: Any) -> bool:
-    """NaN equals NaN."""
-    return np.array_equal(np.asarray(left, float), np.asarray(right, float), equal_nan=True)

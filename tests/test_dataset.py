@@ -27,7 +27,7 @@ from tests.strategies import datasets
 DOT = Skeleton("dot_1", ("tip",))
 PAIR = Skeleton("pair_2", ("left_a", "right_a"), ((0, 1),))
 NAN = float("nan")
-FEW = settings(max_examples=12)  # drawing a dataset takes longer than looking at it
+FEW = settings(max_examples=8)  # drawing a dataset takes longer than looking at it
 
 
 def made(
@@ -699,7 +699,7 @@ def test_flipped_bytes_are_a_sentence(tmp_path):
     for name in ("persons", "images"):
         path = folder / f"{name}.parquet"
         whole = path.read_bytes()
-        for case in range(150):
+        for case in range(80):
             damaged = bytearray(whole)
             place = int(rng.integers(len(whole)))
             if case % 10 == 0:
@@ -715,4 +715,4 @@ def test_flipped_bytes_are_a_sentence(tmp_path):
                 refused += 1
                 assert "x.kp" in str(error)
         path.write_bytes(whole)
-    assert refused > 100
+    assert refused > 60

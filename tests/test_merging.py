@@ -23,7 +23,7 @@ from tests.strategies import datasets
 PAIR = Skeleton("pair_2", ("left_a", "right_a"), ((0, 1),))
 OTHER_PAIR = Skeleton("pair_2", ("left_b", "right_b"))
 POSE = [1.0, 2.0, 3.0, 4.0]
-FEW = settings(max_examples=12)  # drawing a dataset takes longer than looking at it
+FEW = settings(max_examples=8)  # drawing a dataset takes longer than looking at it
 
 
 def made(images, people, *, name="a", skeleton=PAIR, ids="source", **provenance):

@@ -62,22 +62,24 @@ def read(
     folder of the photographs, for formats that look into them. options: the format's own.
     """
     from kpdata import converters
+    from kpdata.converters._source import Source
     from kpdata.skeleton import load
 
     goal = load(skeleton) if skeleton else None
+    opened = Source(source)  # detection and reading share its bytes
     with console.working(f"reading {source}"), naming(source):
-        name = format or detected(source)
+        name = format or converters.detect(opened)[0]
         reader = inspect.signature(converters.module(name).read).parameters
         told = {"skeleton": skeleton} if goal and "skeleton" in reader else {}
         options |= {"images": images} if images and "images" in reader else {}
         try:
             first = told if name in _NAMELESS else {}
-            found = converters.read(source, name, hashed=hashed, **first, **options)
+            found = converters.read(opened, name, hashed=hashed, **first, **options)
         except FormatError as problem:
             # Names that do not fit the annotations: the skeleton takes their place.
             if not isinstance(problem.__cause__, SkeletonError) or not told or name in _NAMELESS:
                 raise
-            found = converters.read(source, name, hashed=hashed, **told, **options)
+            found = converters.read(opened, name, hashed=hashed, **told, **options)
         return _named(found, goal) if goal else found
 
 

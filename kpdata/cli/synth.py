@@ -149,7 +149,8 @@ def _write(dataset: Dataset, target: Path, name: str, force: bool, pictures: boo
     from kpdata import converters
 
     path = target / TARGETS[name][1]
-    own = {"images": target / "images"} if name == "yolo" and pictures else {}  # its trainer wants them in its folder
+    # YOLO's trainer wants the photographs in its own folder.
+    own: dict[str, Any] = {"images": target / "images"} if name == "yolo" and pictures else {}
     report = converters.write(dataset, path, name, allow_lossy=True, force=force, **own)
     return {"what": name, "path": str(path), "people": len(dataset), "losses": report.losses}
 

@@ -79,12 +79,12 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read(path: Path | str, format: str | None = None, *, hashed: bool = True, **options: Any) -> ds.Dataset:
+def read(path: Path | str | Source, format: str | None = None, *, hashed: bool = True, **options: Any) -> ds.Dataset:
     """Read a dataset. format: a name of FORMATS, else the content decides. options: the format's own (its `read`).
 
     hashed: note name, size and SHA-256 of the files in provenance (convert does, eval does not).
     """
-    source = Source(path)
+    source = Source.of(path)
     if format is None:
         format, _ = detect(source)
     elif not source.path.exists():
@@ -122,13 +122,20 @@ def write(
     remapped = LossReport(format)
     wanted = getattr(home, "SKELETON", None)
     used = {name for name, _ in dataset.groups() if name is not None} or set(dataset.skeletons)
-    if wanted is not None and used - {wanted}:
+    # What was read from this format is written back as it is, whatever keypoints its file named.
+    own = all(d.get("source_format") == format and not d.get("remapped") for d in dataset.datasets.values())
+    if wanted is not None and used - {wanted} and not own:
         from kpdata import remapping
 
         dataset, remapped = remapping.remap(dataset, wanted, approximate=bool(approximate))
         remapped.format = format
+    if format == "mpii" and not options.get("variant"):
+        options["variant"] = home.variant_for(dataset, target)
     if remapped and not allow_lossy:
-        trial = home.encode(dataset, **accepted(home.encode, options, format, "writing"))[-1]
+        encoding = inspect.signature(home.encode).parameters  # images to look at, say, matter to writing alone
+        trial = home.encode(
+            dataset, **{key: value for key, value in options.items() if key in encoding and value is not None}
+        )[-1]
         remapped.merge(trial)
         remapped.require(allow_lossy, target)
     given = accepted(home.write, options, format, "writing")

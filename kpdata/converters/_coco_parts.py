@@ -71,7 +71,9 @@ def categories(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], NDArray[np.in
         listed = list({json.dumps(row, sort_keys=True): row for row in listed}.values())
     ids = schema.values(dataset.persons["category_id"], missing=0)
     present = schema.valid(dataset.persons["category_id"])
-    native = of_formats(dataset, dataset.persons, ANNOTATIONS)
+    owners = {name for name, d in dataset.datasets.items() if "categories_raw" in d}
+    told = np.array([name in owners for name in schema.texts(dataset.persons["dataset"])], bool)
+    native = of_formats(dataset, dataset.persons, ANNOTATIONS) & told
     needed = ~native & ~_known(dataset, ids, present, listed)
     if needed.any():
         ids, listed = _made_categories(dataset, ids, needed, listed)
@@ -99,11 +101,13 @@ def _made_categories(
     """One new category for each pair of name and skeleton that no listed one covers; people without skeleton take any
     of their name."""
     ids, made = ids.copy(), list(listed)
-    titles = np.array([text or "person" for text in schema.texts(dataset.persons["category"])], object)
+    titles: dict[str, int] = {}
+    texts = [text or "person" for text in schema.texts(dataset.persons["category"])]
+    code = np.array([titles.setdefault(text, len(titles)) for text in texts], np.int64)
     for name, rows in sorted(dataset.groups(), key=lambda group: group[0] is None):
         rows = rows[needed[rows]]
-        for title in dict.fromkeys(titles[rows].tolist()):
-            mine = rows[titles[rows] == title]
+        for title in [text for text in titles if (code[rows] == titles[text]).any()]:
+            mine = rows[code[rows] == titles[title]]
             named = [row["id"] for row in made if name is None and row.get("name") == title]
             number = named[0] if named else _number(ids[mine], {row["id"] for row in made})
             if not named:
@@ -138,6 +142,8 @@ def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     own = of_formats(dataset, dataset.images, FAMILY, remapped=True).tolist()
     count = Counter(texts)
     numbers = schema.values(dataset.images["image_id"]).tolist()
+    if max(numbers, default=0) + len(texts) >= 2**63:  # a reader numbers texts above the integers
+        return {}
     found = zip(numbers, texts, own, strict=True)
     return {number: text for number, text, mine in found if text is not None and mine and count[text] == 1}
 

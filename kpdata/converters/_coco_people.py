@@ -25,7 +25,7 @@ _LISTS = ("keypoints", "bbox", "head_bbox", "center", *WHOLEBODY_PARTS)
 _NUMBERS = ("area", "score", "scale")
 _INTEGERS = {"num_keypoints": pa.int32(), "track_id": pa.int64(), "person_index": pa.int32()}
 # Keys that are no part of COCO: where another tool uses one for something else, it goes to extras and is not refused.
-_LENIENT = {key: (int, float) for key in ("score", "scale", "track_id", "person_index")} | {"bbox_source": (str,)}
+_LENIENT = dict.fromkeys(("score", "scale", "track_id", "person_index"), (int, float)) | {"bbox_source": (str,)}
 # Results hold their writers' own `center` and `scale` (HRNet: a list): those stay in extras.
 _NOT_IN_RESULTS = ("head_bbox", "center", "scale", "person_index", "bbox_source")
 

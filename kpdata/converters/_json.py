@@ -99,7 +99,7 @@ def stream(data: bytes) -> Any:
         if not found or not end or data[found.end() : found.end() + 1] != b"{":
             return plain(simdjson.Parser().parse(data[start:]))
         # A mark stands in for the rows: it comes back only if they lay at the top, under a key that is there once.
-        rest = plain(simdjson.Parser().parse(data[start : found.end()] + _MARK + data[end.end() - 1 :]))
+        rest = orjson.loads(data[start : found.end()] + _MARK + data[end.end() - 1 :])
         if not isinstance(rest, dict) or rest.get("annotations") != [_MARK_TEXT]:
             raise NotStreamable
         return {**rest, "annotations": Rows(data, found.end(), end.end() - 1)}
@@ -108,7 +108,7 @@ def stream(data: bytes) -> Any:
 
 
 def load(data: bytes, source: Path | str) -> Any:
-    """A JSON document as plain Python, by the standard library, NaN and Infinity too. FormatError says what is amiss."""
+    """A JSON document as plain Python, by the standard library, NaN and Infinity too. FormatError says why not."""
     if not data.strip():
         raise FormatError(source, f"is empty ({len(data)} bytes)", hint="was the download or export interrupted?")
     try:
@@ -135,7 +135,7 @@ def too_deep(source: Path | str) -> FormatError:
 def require_shallow(value: Any) -> None:
     """RecursionError where lists and objects are nested deeper than MAX_DEPTH, which neither repr nor json can take."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH + 1):
         inner = [item for item in level if isinstance(item, dict | list)]
         if not inner:
             return
@@ -154,14 +154,14 @@ def shallow(source: Path | str) -> Iterator[None]:
 
 def text(value: Any) -> str:
     """The one JSON text of a value, simdjson's own included: the same whichever parser read it; NaN stays NaN."""
-    value = plain(value)
     try:
-        raw = orjson.dumps(value)
+        raw = orjson.dumps(value, default=plain)
         if b"null" not in raw or not _holds_nonfinite(value):
             return raw.decode()
     except TypeError:  # deep nesting, an integer above 64 bits, or a lone surrogate
+        value = {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else plain(value)
         require_shallow(value)
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), default=plain)
 
 
 def _holds_nonfinite(value: Any) -> bool:

@@ -25,18 +25,20 @@ IGNORED = "__ignore__"  # labelme's own label for regions to leave out (examples
 _WORDS = {"1": 1, "occluded": 1, "hidden": 1, "2": 2, "visible": 2}
 
 
-_EMPTY = ("", None, {}, [], False)
+_EMPTY: tuple[Any, ...] = ("", None, {}, [], False)
 _STRUCTURE = ("label", "points", "group_id", "shape_type", "visible")
 
 
 def informative(rest: Mapping[str, Any]) -> bool:
-    """A shape's keys say more than LabelMe and X-AnyLabeling write of themselves, occlusion aside (that is visibility)."""
-    flags = rest.get("flags")
-    if rest.get("label") is not None or rest.get("points") is not None or (isinstance(flags, dict) and set(flags) - {"occluded"}):
+    """A shape's keys say more than LabelMe and X-AnyLabeling write of themselves; occlusion is visibility's."""
+    flags, said = rest.get("flags"), rest.get("description")
+    if rest.get("label") is not None or rest.get("points") is not None:
         return True
-    others = {key: value for key, value in rest.items() if key not in (*_STRUCTURE, "flags", "description", "difficult")}
-    said = rest.get("description")
-    return any(value not in _EMPTY for value in others.values()) or (said not in _EMPTY and str(said).lower() not in _WORDS)
+    if isinstance(flags, dict) and set(flags) - {"occluded"}:
+        return True
+    known = (*_STRUCTURE, "flags", "description", "difficult")
+    others = [value for key, value in rest.items() if key not in known]
+    return any(value not in _EMPTY for value in others) or (said not in _EMPTY and str(said).lower() not in _WORDS)
 
 
 @dataclass(slots=True)

@@ -478,3 +478,4 @@ def _count_losses(
     losses.add("keypoints", int(wanted.sum()), "people without keypoints: a reader finds them absent")
     masks = sum(not all(mask) for d in dataset.datasets.values() for mask in d.get("keypoint_mask", {}).values())
     losses.lose("keypoint masks", masks, "which keypoints had a source in a remap")
+    _uncarried.beside(dataset, losses, FORMAT)

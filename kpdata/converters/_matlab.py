@@ -489,6 +489,7 @@ def count_columns(dataset: ds.Dataset, losses: LossReport, *, held: Collection[s
     losses.lose("embedded pictures", dataset.blobs.num_rows, "the format holds no pixels")
     masks = sum(not all(mask) for d in dataset.datasets.values() for mask in d.get("keypoint_mask", {}).values())
     losses.lose("keypoint masks", masks, "which keypoints had a source in a remap")
+    _uncarried.beside(dataset, losses, losses.format.split()[0])
 
 
 def person_extras(dataset: ds.Dataset, own: NDArray[np.bool_]) -> Iterator[tuple[int, dict[str, Any]]]:

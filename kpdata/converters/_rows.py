@@ -1,4 +1,4 @@
-"""Columns from the rows of a parsed JSON array, and rows back from columns: one pass, raw buffers, nothing dropped.
+"""Columns from the rows of a parsed JSON array: one pass, raw buffers, nothing dropped. `_columns` is the way back.
 
 A collector is fed rows and values, many at a time, for the rows that have its key. Every key without a collector, every
 explicit null and every value that its column cannot hold goes to `extras` verbatim, so that present, null and absent
@@ -10,20 +10,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import simdjson
 from numpy.typing import NDArray
 
 from kpdata import schema
+from kpdata.converters._columns import assemble as assemble
+from kpdata.converters._columns import parsed as parsed
+from kpdata.converters._columns import python_lists as python_lists
+from kpdata.converters._columns import python_numbers as python_numbers
+from kpdata.converters._columns import python_polygons as python_polygons
+from kpdata.converters._columns import scalars as scalars
 from kpdata.converters._json import OBJECTS, NotStreamable, Rows, chunks, plain, text
 from kpdata.errors import FormatError
 
-_STYLE_ROWS = 1000  # rows looked at to tell whether a field writes 1 or 1.0
+_STYLE_ROWS = 100  # rows looked at to tell whether a field writes 1 or 1.0
 Where = Callable[[int], str]  # names a row in a message: "annotation 17"
 
 
@@ -47,7 +51,7 @@ class Extras:
         """Keep several keys of each row at once."""
         parts = self.parts
         for row, value in zip(rows, values, strict=True):
-            parts.setdefault(row, []).append(text({key: plain(item) for key, item in value.items()})[1:-1])
+            parts.setdefault(row, []).append(text(value)[1:-1])
 
     def brackets(self) -> int:
         """How many `[` stand in it."""
@@ -389,7 +393,7 @@ def joined_numbers(values: Sequence[Any], saw_integer: bool) -> tuple[list[int] 
     try:
         if set(map(type, values)) <= {simdjson.Array}:
             lengths = list(map(len, values))
-            seen = saw_integer or any(type(value[0]) is int for value in values if len(value))
+            seen = saw_integer or any(type(value[0]) is int for value in values[:_STYLE_ROWS] if len(value))
             body = b"".join([value.as_buffer(of_type="d") for value in values])
             return (lengths if len(body) == 8 * sum(lengths) else None), body, seen
         if set(map(type, values)) <= {list}:
@@ -452,81 +456,6 @@ def spread(
     for rows, block in parts:
         flat[starts[rows][:, None] + np.arange(block.shape[1])] = block
     return flat, lengths, present
-
-
-# ----------------------------------------------------------------------------------------------------- columns to rows
-
-
-def python_numbers(flat: NDArray[np.float64], style: str | None) -> list[Any]:
-    """Numbers as Python writes them: integral ones as int, unless the source writes 1.0 (`style` float)."""
-    items: list[Any] = flat.tolist()
-    if style == "float":
-        return items
-    with np.errstate(invalid="ignore"):
-        integral = (flat == np.floor(flat)) & (np.abs(flat) < 2.0**63)
-    if integral.all():
-        items = flat.astype(np.int64).tolist()
-        return items
-    where = np.flatnonzero(integral)
-    for position, number in zip(where.tolist(), flat[where].astype(np.int64).tolist(), strict=True):
-        items[position] = number
-    return items
-
-
-def python_lists(column: pa.ChunkedArray, style: str | None) -> list[list[Any]]:
-    """A list<float64> column as lists of Python numbers; a null row gives an empty list."""
-    flat, offsets = schema.ragged(column)
-    items = python_numbers(flat, style)
-    edges = offsets.tolist()
-    return [items[a:b] for a, b in pairwise(edges)]
-
-
-def python_polygons(column: pa.ChunkedArray, style: str | None) -> list[list[list[Any]]]:
-    """A list<list<float64>> column as lists of polygons; a null row gives an empty list."""
-    array = schema.chunk(column)
-    if len(array) == 0:
-        return []
-    polygons = python_lists(array.flatten(), style)
-    edges = np.concatenate([[0], np.cumsum(schema.lengths(array))]).tolist()
-    return [polygons[a:b] for a, b in pairwise(edges)]
-
-
-def scalars(column: pa.ChunkedArray, style: str | None) -> list[Any]:
-    """A column of numbers or booleans as Python values in the source's style; null rows hold anything."""
-    data = schema.values(column, missing=0)
-    if data.dtype == np.float64 or style == "float":
-        return python_numbers(data.astype(np.float64), style)
-    items: list[Any] = (data if data.dtype != bool or style == "bool" else data.astype(np.int64)).tolist()
-    return items
-
-
-def assemble(
-    count: int, columns: Sequence[tuple[str, Sequence[Any], NDArray[np.bool_]]], extras: pa.ChunkedArray | None
-) -> list[dict[str, Any]]:
-    """Rows as dicts from (key, values, present) columns; each row's extras come last: they are the source's own words."""
-    dense = [(key, items) for key, items, present in columns if present.all()]
-    keys = [key for key, _ in dense]
-    if dense:
-        out = [dict(zip(keys, row, strict=True)) for row in zip(*(items for _, items in dense), strict=True)]
-    else:
-        out = [{} for _ in range(count)]
-    for key, items, present in columns:
-        if not present.all():
-            for row in np.flatnonzero(present).tolist():
-                out[row][key] = items[row]
-    if extras is not None:
-        array = schema.chunk(extras)
-        for row in np.flatnonzero(schema.valid(array)).tolist():
-            out[row].update(parsed(array[row].as_py()))
-    return out
-
-
-def parsed(text: str) -> Any:
-    """The value of a JSON text of ours; orjson reads no NaN, the standard library does."""
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return json.loads(text)
 
 
 def _short(item: Any) -> str:

@@ -12,8 +12,7 @@ from kpdata import dataset as ds
 from kpdata import schema
 from kpdata.losses import LossReport
 
-
-# Extras that start so hold only how a source wrote its file (order of shapes, default keys): nothing that a target loses.
+# Extras that start so hold only how a source wrote its file (order of shapes, default keys): no target loses anything.
 LAYOUT = '{"layout": true'
 
 
@@ -40,6 +39,18 @@ def labelled(dataset: ds.Dataset) -> NDArray[np.int64]:
     total = np.concatenate([[0], np.cumsum(flat > 0)])
     counts: NDArray[np.int64] = total[offsets[1:]] - total[offsets[:-1]]
     return counts
+
+
+def beside(dataset: ds.Dataset, losses: LossReport, format: str) -> None:
+    """Lose what stood beside images and people in the sources: COCO's `info`, `licenses` …, other variables of a .mat.
+
+    Variables of a source of this format are its writer's to restore.
+    """
+    top = {key for d in dataset.datasets.values() for key in d.get("top", ())}
+    losses.lose("top-level keys", len(top), f"what stood at the top of a JSON file: {', '.join(sorted(top))}")
+    foreign = [d for d in dataset.datasets.values() if d.get("source_format") != format]
+    count = sum(len(d.get("variables", ())) for d in foreign)
+    losses.lose("other variables", count, "variables that stood beside the people in the source file")
 
 
 def num_keypoints(dataset: ds.Dataset, losses: LossReport) -> None:

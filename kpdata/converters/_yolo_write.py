@@ -163,6 +163,9 @@ def encode(dataset: ds.Dataset, *, unknown_as: str = "visible") -> tuple[dict[st
     lost = int((_uncarried.informative(dataset.persons["extras"]) & foreign).sum())
     losses.lose("extras of people", lost, "keys of another format")
     losses.lose("embedded pictures", dataset.blobs.num_rows, "the format has photographs as files")
+    masks = sum(not all(mask) for d in dataset.datasets.values() for mask in d.get("keypoint_mask", {}).values())
+    losses.lose("keypoint masks", masks, "which keypoints had a source in a remap")
+    _uncarried.beside(dataset, losses, FORMAT)
     config = _yolo_config.config_of(dataset, classes, skeletons, dimensions, entries, losses)
     return {"config": config, "files": entries}, losses
 

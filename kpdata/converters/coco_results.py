@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import files, schema
-from kpdata.converters import _coco_parts, _coco_write, _json, _rows, coco
+from kpdata.converters import _coco_parts, _coco_write, _json, _rows, _uncarried, coco
 from kpdata.converters._coco_parts import Column
 from kpdata.converters._coco_people import WHOLEBODY
 from kpdata.converters._source import Source
@@ -87,13 +87,14 @@ def encode(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], LossReport]:
     ours = _coco_parts.of_formats(dataset, dataset.persons, ("coco_results",))
     empty = ~ours & ~schema.valid(dataset.persons["keypoints"]) & ~schema.valid(dataset.persons["bbox"])
     losses.lose("people without keypoints", int(empty.sum()), "a result is a pose or a box")
+    extras = _coco_parts.own_extras(dataset.persons["extras"], ours, "extras of people", losses)
+    _count_losses(dataset, ours, losses)
     _count_images(dataset, losses)
     if empty.any():
         dataset, ours = dataset.select(~empty), ours[~empty]
+        extras = schema.chunk(extras).take(schema.fixed(np.flatnonzero(~empty), pa.int64()))
     style = _coco_parts.common_style(dataset)
     columns = [*_ids(dataset), *_keypoints(dataset, style), *_scalars(dataset, style, ours, losses)]
-    extras = _coco_parts.own_extras(dataset.persons["extras"], ours, "extras of people", losses)
-    _count_losses(dataset, ours, losses)
     return _rows.assemble(len(dataset), columns, extras), losses
 
 
@@ -111,9 +112,11 @@ def _ids(dataset: ds.Dataset) -> Iterable[Column]:
     numbers = schema.values(persons["image_id"]).tolist()
     yield "image_id", [texts.get(n, n) for n in numbers] if texts else numbers, np.ones(len(dataset), bool)
     present = schema.valid(persons["category_id"])
+    ours = _coco_parts.of_formats(dataset, persons, ("coco_results",))
+    numbers = np.where(present, schema.values(persons["category_id"]), 1)
     # A result without category is its source's own affair; of other sources it is a person, COCO's 1.
-    family = _coco_parts.of_formats(dataset, persons, _coco_parts.FAMILY)
-    yield "category_id", np.where(present, schema.values(persons["category_id"]), 1).tolist(), present | ~family
+    apart = _apart(dataset, numbers)
+    yield "category_id", apart.tolist(), present | ~ours | (apart != numbers)
     given = {
         name
         for name, d in dataset.datasets.items()
@@ -121,6 +124,19 @@ def _ids(dataset: ds.Dataset) -> Iterable[Column]:
     }
     own = all(name in given for name in schema.texts(persons["dataset"]))  # ids of all results, or of none
     yield "id", schema.values(persons["annotation_id"]).tolist(), np.full(len(dataset), own)
+
+
+def _apart(dataset: ds.Dataset, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Category ids of which none stands for two skeletons: people of one category have one number of keypoints."""
+    owners: dict[int, str] = {}
+    numbers = numbers.copy()
+    for bones, rows in _coco_write.posed(dataset):
+        for number in np.unique(numbers[rows]).tolist():
+            if owners.setdefault(number, bones.name) != bones.name:
+                fresh = max(owners) + 1
+                numbers[rows[numbers[rows] == number]] = fresh
+                owners[fresh] = bones.name
+    return numbers
 
 
 def _keypoints(dataset: ds.Dataset, style: dict[str, str]) -> Iterable[Column]:
@@ -182,7 +198,7 @@ def _count_losses(dataset: ds.Dataset, ours: NDArray[np.bool_], losses: LossRepo
     losses.lose("visibility_raw", raw, "people with third numbers that are no flags")
     numbered = {
         name for name, d in dataset.datasets.items()
-        if d.get("ids") == "source" and d.get("annotation_ids") != "assigned" and d.get("source_format") != "coco_results"
+        if (d.get("ids"), d.get("annotation_ids")) == ("source", None) and d.get("source_format") != "coco_results"
     }  # fmt: skip
     owners = schema.texts(persons["dataset"])
     losses.lose("ids", sum(name in numbered for name in owners), "results have no annotation ids")
@@ -200,6 +216,4 @@ def _count_images(dataset: ds.Dataset, losses: LossReport) -> None:
     told = schema.valid(dataset.images["file_name"]) | (people_per_image(dataset) == 0)
     losses.lose("images", int(told.sum()), "file names, sizes and images without people: results hold image ids only")
     losses.lose("embedded pictures", dataset.blobs.num_rows, "results hold no pixels")
-    top = {key for d in dataset.datasets.values() for key in d.get("top", ())}
-    losses.lose("top-level keys", len(top), f"results are a bare list: {', '.join(sorted(top))}")
-    _coco_parts.lose_variables(dataset, losses)
+    _uncarried.beside(dataset, losses, "coco_results")

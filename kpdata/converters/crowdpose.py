@@ -1,8 +1,9 @@
 """CrowdPose annotations: COCO's shape with 14 keypoints, `crowdIndex` on images, and neither area nor segmentation.
 
-Kept as the files have it: `num_keypoints` counts v > 0 over the first 12 keypoints only (8,527 of 8,527 in val), the category
-carries COCO-17's edges on 14 keypoints and calls the top of the head `head`, `crowdIndex` may exceed 1.
-OKS scale and area ranges use 0.53 x w x h of the box (Jeff-sjtu/CrowdPose crowdpose-api/PythonAPI/crowdposetools/cocoeval.py).
+Kept as the files have it: `num_keypoints` counts v > 0 over the first 12 keypoints only (8,527 of 8,527 in val), the
+category carries COCO-17's edges on 14 keypoints and calls the top of the head `head`, `crowdIndex` may exceed 1.
+OKS scale and area ranges use 0.53 x w x h of the box (Jeff-sjtu/CrowdPose
+crowdpose-api/PythonAPI/crowdposetools/cocoeval.py).
 """
 
 from __future__ import annotations

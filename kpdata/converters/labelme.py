@@ -244,7 +244,12 @@ class _Rows:
             key: value if key not in _TYPED else _rest_of(document, key, file.path) for key, value in document.items()
         }
         plain = not kept and set(top) <= _PLAIN and not top.get("flags")
-        facts = {**({"layout": True} if plain else {}), "file": file.path, "top": top, **({"shapes": kept} if kept else {})}
+        facts = {
+            **({"layout": True} if plain else {}),
+            "file": file.path,
+            "top": top,
+            **({"shapes": kept} if kept else {}),
+        }
         self.extras.append(json.dumps(facts))
 
     def _add_person(self, image_id: int, file: File, group: Group) -> set[int]:

@@ -138,7 +138,7 @@ def write(
     Predictions are written as `.h5` where the name says so, else as `.mat`.
     """
     files.refuse_existing(path, force)
-    variant = variant or _variant_of_name(path, own_variant(dataset))
+    variant = variant or variant_for(dataset, path)
     raw, losses = encode(dataset, variant=variant)
     losses.require(allow_lossy, path)
     if isinstance(raw, list):
@@ -149,6 +149,11 @@ def write(
         data = _matlab.mat_bytes(raw)
     files.write_bytes(path, data, force=force)
     return losses
+
+
+def variant_for(dataset: ds.Dataset, path: Path) -> str:
+    """The variant that a target's name or else the dataset's source says; `json` where neither does."""
+    return _variant_of_name(path, own_variant(dataset)) or "json"
 
 
 def own_variant(dataset: ds.Dataset) -> str | None:

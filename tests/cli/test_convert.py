@@ -178,7 +178,7 @@ def test_select_in_words(run, made, tmp_path, condition, words):
 def test_ids_above_2_to_the_53_are_compared_as_integers(run, tmp_path):
     """2^53 + 1 is no float."""
     big = 2**53 + 1
-    images = [{"id": big + i, "file_name": f"{i}.jpg", "width": 9, "height": 9} for i in (0, 1)]
+    images = [{"id": big - i, "file_name": f"{i}.jpg", "width": 9, "height": 9} for i in (0, 1)]
     source = tmp_path / "a.json"
     source.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
     assert run("convert", source, tmp_path / "a.kp", "--select", f"image.image_id={big}").code == 0

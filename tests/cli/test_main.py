@@ -191,12 +191,12 @@ def test_an_encoding_that_lacks_characters(made, tmp_path):
     """On a console of cp1252 what it lacks is escaped: text still comes, and --json stays JSON that says the same."""
     from kpdata import converters
 
-    path = tmp_path / "日本 √.kp"
+    path = tmp_path / "日本 √ 😀.kp"
     converters.write(converters.read(made / "people.kp"), path)
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     done = kpdata("info", path, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\u65e5\u672c \u221a.kp" in done.stdout
+    assert rb"\u65e5\u672c \u221a \U0001f600.kp" in done.stdout
     assert json.loads(kpdata("info", path, "--json", env=environment).stdout)["source"] == str(path)
 
 

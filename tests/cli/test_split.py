@@ -7,6 +7,7 @@ import json
 import pytest
 
 from kpdata import converters
+from kpdata.errors import WriteError
 
 
 def ids(path):
@@ -56,20 +57,34 @@ def test_formats_of_parts(run, made, tmp_path, to, suffix):
     assert converters.detect(tmp_path / "d" / f"val{suffix}")[0] == to
 
 
-def test_a_lossy_part_leaves_nothing(run, tmp_path):
-    """Where only the second part loses something, the first is taken back, and the folder with it."""
-    rows = [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [1, 2, 2] * 17, "num_keypoints": 17}]
-    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2}]
-    source = tmp_path / "a.json"
-    raw = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "person"}]}
-    source.write_text(json.dumps(raw))
-    lossy = []
-    for seed in range(6):
-        target = tmp_path / f"parts{seed}" / "deep"
-        done = run("split", source, "-o", target, "--val", 0.5, "--seed", seed, "--to", "coco_results")
-        lossy.append(done.code)
-        assert target.parent.exists() == (done.code == 0)
-    assert 1 in lossy
+def test_all_parts_or_none(run, made, monkeypatch, tmp_path):
+    """The disk is full at the second part: the first is taken back, and the folders that were made for it with it."""
+    write, seen = converters.write, []
+
+    def full(dataset, path, *args, **options):
+        if path.stem == "val":
+            seen.append((tmp_path / "new" / "deep" / f"train{path.suffix}").exists())
+            raise WriteError(f"{path}: cannot be written (No space left on device); it is as it was before")
+        return write(dataset, path, *args, **options)
+
+    monkeypatch.setattr(converters, "write", full)
+    for to in ("kp", "coco"):
+        done = run("split", made / "people.kp", "-o", tmp_path / "new" / "deep", "--to", to)
+        assert done.code == 1
+        assert "No space left on device" in done.err
+        assert not list(tmp_path.iterdir())
+    assert seen == [True, True]
+    (tmp_path / "mine.txt").write_text("precious")
+    assert run("split", made / "people.kp", "-o", tmp_path).code == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_lossy_part_leaves_nothing(run, made, tmp_path):
+    """A format that cannot hold the people: exit 1, and no folder."""
+    done = run("split", made / "people.kp", "-o", tmp_path / "new", "--to", "lsp")
+    assert done.code == 1
+    assert "--allow-lossy" in done.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_existing_parts_are_kept(run, made, tmp_path):

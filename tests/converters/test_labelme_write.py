@@ -98,7 +98,7 @@ def test_coco_people_survive(real_data: Path, tmp_path: Path) -> None:
         labelme.write(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     losses = labelme.write(source, tmp_path / "out", allow_lossy=True)
-    assert {"area", "ids", "rle", "iscrowd", "category_id", "extras of images"} == set(losses.losses)
+    assert {"area", "ids", "rle", "iscrowd", "category_id", "extras of images", "top-level keys"} == set(losses.losses)
     back = labelme.read(tmp_path / "out")
     raw = json.loads((real_data / "coco_mini" / "person_keypoints_val2017.json").read_text())
     names = {image["id"]: image["file_name"] for image in raw["images"]}

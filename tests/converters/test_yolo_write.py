@@ -44,6 +44,7 @@ def test_coco_people_survive(real_data: Path, tmp_path: Path) -> None:
     losses = yolo.write(source, tmp_path / "out", allow_lossy=True, images=real_data / "coco_mini" / "val2017")
     assert set(losses.losses) == {
         "crowds",
+        "top-level keys",
         "category_id",
         "precision",
         "area",

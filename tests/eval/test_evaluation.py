@@ -79,9 +79,6 @@ def assert_same_bits(coco, raw, found, *, skeleton=None, reader=coco_format, jud
     return result
 
 
-# ------------------------------------------------------------------------------------------------ equal to pycocotools
-
-
 @given(SEEDS, st.booleans())
 def test_random_files(coco, seed, strange):
     """Whatever stands in the two files (crowds, ties, repeated ids, unlisted images, NaN): pycocotools' bits."""
@@ -181,13 +178,19 @@ def test_unlabelled_person_that_counts(coco):
     assert_same_bits(coco, raw, found)
 
 
+def test_odd_boxes_of_unlabelled_people(coco):
+    """Where the distance to the box stands in, NaN and infinite boxes go through as they are."""
+    far = {**results(truth([person(1, 1, x=400.0)]))[0], "score": 0.99}
+    for odd in (float("nan"), float("inf")):
+        box = [3000.0, odd, 80.0, 80.0]
+        raw = truth([*people(), person(50, 1, keypoints=[0] * 51, num_keypoints=4, bbox=box)])
+        assert_same_bits(coco, raw, [*results(truth(people())), far])
+
+
 def test_more_than_20_in_an_image(coco):
     """The 20 best of an image count, and the note says in how many images that cut."""
     raw = truth([person(i + 1, 1, x=10.0 * i) for i in range(25)])
     assert any("more than 20 predictions in 1 images" in n for n in assert_same_bits(coco, raw, results(raw)).notes)
-
-
-# -------------------------------------------------------------------------------------------------- rules of data sets
 
 
 def test_crowdpose_area_rule(coco):
@@ -221,6 +224,14 @@ def test_coco_without_area_is_refused():
     del raw["annotations"][1]["area"]
     with pytest.raises(EvaluationError, match="no area for 1 of 3 people, such as annotation 2"):
         ours(raw, results(raw))
+
+
+def test_areas_of_people_who_do_not_count_may_be_missing(coco):
+    """An annotation of a category that is not listed needs no area."""
+    raw = truth([*people(), person(50, 1, category_id=9)])
+    judge_raw = copy.deepcopy(raw)
+    del raw["annotations"][-1]["area"]
+    assert_same_bits(coco, raw, results(truth(people())), judge_raw=judge_raw)
 
 
 def test_wholebody_against_17_keypoints(coco, real_data):
@@ -288,6 +299,14 @@ def test_a_category_without_people(coco):
     assert ours(raw, [*results(raw), stray]).stats == result.stats
 
 
+def test_predictions_without_a_category(coco):
+    """They belong to the only category that there is, whatever its id."""
+    raw = truth([{**row, "category_id": 3} for row in people()], [{"id": 3, "name": "person"}])
+    found = results(raw)
+    bare = [{key: value for key, value in row.items() if key != "category_id"} for row in found]
+    assert_equal(ours(raw, bare), judged(coco, raw, found))
+
+
 def test_predictions_of_unlisted_categories(coco):
     """They are left out, as in pycocotools, and the note names both sides."""
     raw = truth(people())
@@ -296,9 +315,6 @@ def test_predictions_of_unlisted_categories(coco):
         row["category_id"] = 7
     notes = assert_same_bits(coco, raw, found).notes
     assert any("categories [7] are left out: the ground truth lists [1]" in note for note in notes)
-
-
-# ------------------------------------------------------------------------------------------------------- nothing there
 
 
 def test_no_predictions(coco):
@@ -335,9 +351,6 @@ def test_boxes_are_no_ground_truth():
         ours(raw, results(truth(people(2))))
 
 
-# ------------------------------------------------------------------------------------------------ what does not belong
-
-
 def test_unknown_images_are_named():
     """How many, an example of both sides, and a guess at the reason."""
     raw = truth(people(3))
@@ -359,6 +372,14 @@ def test_images_by_file_name(coco, spelled):
     named[0]["image_id"] = "elsewhere.jpg"
     with pytest.raises(EvaluationError, match=r"for 1 images .* 'elsewhere.jpg' \(it lists 2, such as 'val/1.jpg'"):
         ours(raw, named)
+
+
+def test_integers_beside_file_names(coco):
+    """Where some ids are texts the integers still stand for themselves."""
+    raw = truth(people())
+    found = results(raw)
+    mixed = [{**row, "image_id": "1.jpg" if row["image_id"] == 1 else 2} for row in found]
+    assert_equal(ours(raw, mixed), judged(coco, raw, found))
 
 
 def test_text_ids_on_both_sides(coco):
@@ -423,9 +444,6 @@ def test_predictions_that_lack_something(lacking, words):
     assert refusal.value.hint
 
 
-# ------------------------------------------------------------------------------------------- predictions of other kinds
-
-
 def test_absent_keypoints_of_predictions_do_not_match_anything(coco):
     """Annotations with scores as predictions: 0, 0, 0 is far away, not NaN, which would match everybody."""
     raw = truth(people())
@@ -442,23 +460,25 @@ def test_absent_keypoints_of_predictions_do_not_match_anything(coco):
 
 def test_keypoints_that_the_model_does_not_know_are_left_out(coco):
     """Predictions remapped from 14 joints: the face of COCO's 17 is left out on both sides, and the note names it."""
-    raw = truth(people())
-    model = remap(coco_format.decode(copy.deepcopy(raw)), "crowdpose_14")[0]
-    _, model = model, remap(model, "coco_17")[0]
-    block = np.concatenate([model.keypoints, (model.visibility > 0)[..., None] * 2.0], axis=2)
-    face = np.flatnonzero(~(model.visibility > 0).any(0))
-    assert len(face) == 5
-    found = [{**row, "keypoints": np.nan_to_num(b).ravel().tolist(), "score": 0.5 + 0.01 * i}
-             for i, (row, b) in enumerate(zip(results(raw), block, strict=True))]  # fmt: skip
-    predictions = replace(coco_results.decode(copy.deepcopy(found)), datasets={"coco_results": {
-        "keypoint_mask": next(iter(model.datasets.values()))["keypoint_mask"]}})  # fmt: skip
+    face = np.arange(5)  # nose, eyes and ears, which CrowdPose has none of
+    only_face = [1.0, 2.0, 2] * 5 + [0, 0, 0] * 12
+    raw = truth([*people(), person(50, 1, keypoints=only_face, num_keypoints=5)])
+    moved = remap(remap(coco_format.decode(copy.deepcopy(raw)), "crowdpose_14")[0], "coco_17")[0]
+    facts = {"keypoint_mask": next(iter(moved.datasets.values()))["keypoint_mask"]}
+    found = results(truth(people()))
+    # Nobody is there: its own size, without the face at 0, 0, is what leaves it out of the medium range.
+    found.append({**results(truth([person(1, 2, x=300.0)]), seed=9)[0], "score": 0.99})
+    for row in found:
+        row["keypoints"][:15] = [0.0, 0.0, 0.0] * 5
+    predictions = replace(coco_results.decode(copy.deepcopy(found)), datasets={"coco_results": facts})
     result = evaluate(coco_format.decode(copy.deepcopy(raw)), predictions)
-    # The judge gets the same without the face: not labelled in the truth; at a point inside the body in the results.
+    # The judge gets the same without the face: not labelled in the truth, at a point inside the body in the results.
     for rows, third in ((raw["annotations"], 0), (found, 1)):
         for row in rows:
-            flat = np.reshape(row["keypoints"], (17, 3))
+            flat = np.reshape(row["keypoints"], (17, 3)).astype(float)
             flat[face] = [*flat[6, :2], third]
             row["keypoints"] = flat.ravel().tolist()
+    raw["annotations"][-1]["num_keypoints"] = 0
     assert_equal(result, judged(coco, raw, found))
     assert any("nose" in note and "left out" in note for note in result.notes)
 
