@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,13 @@ def _number(ids: NDArray[np.int64], taken: set[Any]) -> int:
     own = int(ids[0])
     if own > 0 and own not in taken and (ids == own).all():
         return own
-    return 1 + max((number for number in taken if isinstance(number, int)), default=0)
+    return free_number(taken)
+
+
+def free_number(taken: Collection[Any]) -> int:
+    """The number after the largest one taken, or the first free one where 64 bits end."""
+    top = 1 + max((number for number in taken if isinstance(number, int)), default=0)
+    return top if top < 2**63 else next(number for number in count(1) if number not in taken)
 
 
 def category(skeleton: Skeleton | None, number: int, title: str) -> dict[str, Any]:
@@ -139,22 +146,25 @@ def category(skeleton: Skeleton | None, number: int, title: str) -> dict[str, An
 def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     """Image ids that are written as the text of the source: where it had texts, and no two images share one."""
     texts = schema.texts(dataset.images["source_image_id"])
+    if not any(texts):
+        return {}
     own = of_formats(dataset, dataset.images, FAMILY, remapped=True).tolist()
-    count = Counter(texts)
+    times = Counter(texts)
     numbers = schema.values(dataset.images["image_id"]).tolist()
-    if max(numbers, default=0) + len(texts) >= 2**63:  # a reader numbers texts above the integers
+    top = max(*numbers, 0, int(schema.values(dataset.persons["image_id"]).max(initial=0)))
+    if top + len(texts) >= 2**63:  # a reader numbers texts above the integers
         return {}
     found = zip(numbers, texts, own, strict=True)
-    return {number: text for number, text, mine in found if text is not None and mine and count[text] == 1}
+    return {number: text for number, text, mine in found if text is not None and mine and times[text] == 1}
 
 
 def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) -> list[dict[str, Any]]:
     """The entries of `images`, repeated and ordered as the source had them."""
-    table, count = dataset.images, dataset.images.num_rows
+    table, rows = dataset.images, dataset.images.num_rows
     own, texts = of_formats(dataset, table, FAMILY, remapped=True), written_ids(dataset)
     numbers = schema.values(table["image_id"]).tolist()
     ids = [texts.get(number, number) for number in numbers] if texts else numbers
-    columns: list[Column] = [("id", ids, np.ones(count, bool))]
+    columns: list[Column] = [("id", ids, np.ones(rows, bool))]
     for key, name in _IMAGE_KEYS.items():
         column = table[name]
         plain = column.type == pa.string()
@@ -163,7 +173,7 @@ def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) ->
     unwritten = int(schema.valid(table["source_image_id"]).sum()) - len(texts)
     losses.lose("source_image_id", unwritten, "an image has one id: the number stays, the source's text goes")
     extras = own_extras(table["extras"], own, "extras of images", losses)
-    return _in_order(dataset, numbers, _rows.assemble(count, columns, extras))
+    return _in_order(dataset, numbers, _rows.assemble(rows, columns, extras))
 
 
 def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -188,8 +198,8 @@ def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[dict[str, A
 
 def lose_variables(dataset: ds.Dataset, losses: LossReport) -> None:
     """Count what stood beside the people in files of other formats: variables of a .mat or .h5 file."""
-    count = sum(len(d.get("variables", ())) for d in dataset.datasets.values())
-    losses.lose("other variables", count, "variables that stood beside the people in the source file")
+    variables = sum(len(d.get("variables", ())) for d in dataset.datasets.values())
+    losses.lose("other variables", variables, "variables that stood beside the people in the source file")
 
 
 def top(dataset: ds.Dataset, losses: LossReport) -> dict[str, Any]:

@@ -84,11 +84,10 @@ def collect(rows: Any, handlers: Mapping[str, Any], extras: Extras, refuse: Call
 def _collect_chunk(
     chunk: list[Any], start: int, handlers: Mapping[str, Any], extras: Extras, refuse: Callable[[int, Any], Exception]
 ) -> None:
-    layouts: list[tuple[str, ...]] = []
-    for place, row in enumerate(chunk):
-        if not isinstance(row, OBJECTS):
-            raise refuse(start + place, row)
-        layouts.append(tuple(row))
+    if not set(map(type, chunk)) <= set(OBJECTS):
+        place = next(i for i, row in enumerate(chunk) if type(row) not in OBJECTS)
+        raise refuse(start + place, chunk[place])
+    layouts: list[tuple[str, ...]] = list(map(tuple, chunk))
     sets = {layout: frozenset(layout) for layout in dict.fromkeys(layouts)}
     if any(len(keys) < len(layout) for layout, keys in sets.items()):
         raise NotStreamable

@@ -133,7 +133,7 @@ def _apart(dataset: ds.Dataset, numbers: NDArray[np.int64]) -> NDArray[np.int64]
     for bones, rows in _coco_write.posed(dataset):
         for number in np.unique(numbers[rows]).tolist():
             if owners.setdefault(number, bones.name) != bones.name:
-                fresh = max(owners) + 1
+                fresh = _coco_parts.free_number(owners)
                 numbers[rows[numbers[rows] == number]] = fresh
                 owners[fresh] = bones.name
     return numbers

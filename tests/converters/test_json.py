@@ -40,7 +40,8 @@ TRICKY = [
     '{"info": "\\"annotations\\": [{", "annotations": [{"a": "\\"}, {\\""}]}',
     '{"info": "annotations", "annotations": [{"a": {"annotations": [{"x": 1}]}}]}',
     '{"annotations" : [ {"a": 1} ,\n\t{"b": 2} ] , "c": "]"}',
-    '[{"a": "]"}, {"b": "}, {"}]', "[]", "[ ]", "[1, 2]", '["}, {"]', "{}", '{"annotations": []}', '{"annotations": {}}',
+    '[{"a": "]"}, {"b": "}, {"}]', "[]", "[ ]", "[1, 2]", '["}, {"]', "{}", '{"annotations": []}',
+    '{"annotations": {}}',
     '{"annotations": [1, {"a": 2}]}', '{"annotations": [{"a": 1}, 2]}', '{"annotations": [{"a": 1}, [{"b": 2}]]}',
     '\ufeff{"annotations": [{"a": 1}]}', ' [{"a": 1}] ', '{"annotations": [{"a": 1}, {"a": 1, "a": 2}]}',
 ]  # fmt: skip
