@@ -234,7 +234,7 @@ def _annotation(draw: Any, category: dict[str, Any], images: list[Any], style: d
 @st.composite
 def coco_documents(draw: Any) -> dict[str, Any]:
     """A COCO annotation document that must come back as it is: any ids, keys, absences, styles and repeats."""
-    texts = st.sampled_from(["a", "b", "im[1]", "ü", "10"])
+    texts = st.sampled_from(["a", "b", "im[1]", "ü", "10", ""])
     ids = draw(
         st.one_of(
             st.lists(st.integers(0, 9) | INTEGERS, max_size=3, unique=True), st.lists(texts, max_size=3, unique=True)

@@ -63,8 +63,10 @@ def _unrecognised(source: Source) -> str:
         keys = f" with the keys {', '.join(map(repr, list(raw)[:6]))}" if isinstance(raw, dict) else ""
         found = _json.kind(raw)
         return f"no format recognises it: valid JSON, {'an' if found == 'object' else 'a'} {found}{keys}"
-    found = f"{len(source.data):,} bytes"
-    return f"no format recognises it: {found} that are neither JSON nor a .mat or .h5 of a known layout"
+    from kpdata.converters import _matlab
+
+    found = _matlab.describe(source) or f"{len(source.data):,} bytes that are neither JSON nor a .mat or .h5 file"
+    return f"no format recognises it: {found}"
 
 
 @contextmanager

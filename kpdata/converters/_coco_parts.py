@@ -146,7 +146,7 @@ def category(skeleton: Skeleton | None, number: int, title: str) -> dict[str, An
 def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     """Image ids that are written as the text of the source: where it had texts, and no two images share one."""
     texts = schema.texts(dataset.images["source_image_id"])
-    if not any(texts):
+    if all(text is None for text in texts):
         return {}
     own = of_formats(dataset, dataset.images, FAMILY, remapped=True).tolist()
     times = Counter(texts)

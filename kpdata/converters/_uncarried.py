@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kpdata import dataset as ds
 from kpdata import schema
 from kpdata.losses import LossReport
+from kpdata.statistics import labelled_per_person as labelled
 
 # Extras that start so hold only how a source wrote its file (order of shapes, default keys): no target loses anything.
 LAYOUT = '{"layout": true'
@@ -31,14 +32,6 @@ def columns(
             if name == "iscrowd":
                 present = present & schema.values(table[name], missing=False)
             losses.lose(name, int(present.sum()), f"the format has no place for {name!r}")
-
-
-def labelled(dataset: ds.Dataset) -> NDArray[np.int64]:
-    """(N,) keypoints of each person whose visibility is not absent."""
-    flat, offsets = schema.ragged(dataset.persons["visibility"])
-    total = np.concatenate([[0], np.cumsum(flat > 0)])
-    counts: NDArray[np.int64] = total[offsets[1:]] - total[offsets[:-1]]
-    return counts
 
 
 def beside(dataset: ds.Dataset, losses: LossReport, format: str) -> None:

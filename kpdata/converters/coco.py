@@ -23,7 +23,7 @@ from kpdata.converters._coco_write import encode as encode
 from kpdata.converters._coco_write import write as write
 from kpdata.converters._source import Source
 from kpdata.errors import FormatError
-from kpdata.skeleton import Skeleton, load
+from kpdata.skeleton import Skeleton, from_category, load
 
 FORMAT = "coco"
 _IMAGE_COLUMNS = {
@@ -75,6 +75,7 @@ def _decode(raw: Any, source: str, skeleton: Skeleton | None, name: str, provena
     images, order, findings = _images(top["images"], annotations, source)
     categories = _categories(top["categories"], source)
     people = annotations.people(categories, skeleton)
+    findings += _keypoints_as_categories(categories)
     facts = {
         "source_format": name,
         "variant": people.variant,
@@ -106,6 +107,22 @@ def _document(raw: Any, source: str) -> dict[str, Any]:
     if not ("images" in raw and ("annotations" in raw or "categories" in raw)):
         raise FormatError(source, "no 'images' and 'annotations' in it", hint="is it a COCO keypoints file?")
     return top
+
+
+def _keypoints_as_categories(categories: Mapping[Any, dict[str, Any]]) -> list[dict[str, Any]]:
+    """An error where no category has keypoints but their names are keypoints': an annotation tool's other export."""
+    names = [str(row.get("name")) for row in categories.values()]
+    if len(names) < 3 or len(set(names)) < len(names) or any(row.get("keypoints") for row in categories.values()):
+        return []
+    landmarks = from_category({"name": "", "keypoints": names}).landmarks
+    if 2 * sum(map(bool, landmarks)) < len(names):
+        return []
+    shown = ", ".join(names[:3])
+    message = (
+        f"{len(names)} categories are named like keypoints ({shown}, …) and none lists any: an export with one category "
+        "a keypoint, in which nothing says what belongs to a person; export as 'COCO Keypoints' instead"
+    )
+    return [{"level": "error", "code": "keypoints-as-categories", "message": message}]
 
 
 def _categories(rows: Sequence[Any], source: str) -> dict[Any, dict[str, Any]]:

@@ -275,6 +275,18 @@ def test_two_categories_of_one_name():
     assert dataset.skeletons["person_3_7"].keypoint_names == ("a", "b", "c")
 
 
+def test_keypoints_as_categories():
+    """An export with one category a keypoint is an error that says so; object classes and short lists are none."""
+
+    def found(*names):
+        rows = [{"id": i + 1, "name": name, "supercategory": "", "keypoints": []} for i, name in enumerate(names)]
+        dataset = coco.decode({"images": [], "annotations": [], "categories": rows})
+        return [f["code"] for d in dataset.datasets.values() for f in d.get("findings", ())]
+
+    assert found("nose", "left_eye", "right_eye", "left_ear") == ["keypoints-as-categories"]
+    assert found("person", "car", "dog", "nose") == found("nose", "left_eye") == []
+
+
 def test_one_category_a_keypoint(real_data):
     """CVAT's export of points has a category each and no annotations: it is read as what it is, without people."""
     path = real_data / "pitfalls" / "cvat_one_category_per_keypoint_no_annotations.json"
