@@ -119,8 +119,8 @@ def _keypoints_as_categories(categories: Mapping[Any, dict[str, Any]]) -> list[d
         return []
     shown = ", ".join(names[:3])
     message = (
-        f"{len(names)} categories are named like keypoints ({shown}, …) and none lists any: an export with one category "
-        "a keypoint, in which nothing says what belongs to a person; export as 'COCO Keypoints' instead"
+        f"{len(names)} categories are named like keypoints ({shown}, …) and none lists any: an export with one "
+        "category a keypoint, in which nothing says what belongs to a person; export as 'COCO Keypoints' instead"
     )
     return [{"level": "error", "code": "keypoints-as-categories", "message": message}]
 

@@ -204,7 +204,8 @@ def on_a_terminal(*arguments: object, **environment: str) -> bytes:
     """What a pseudo-terminal of 100 columns shows of a command, stdout and stderr together."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment}
+    inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    environment = {**inherited, "TERM": "xterm", "COLUMNS": "100", **environment}
     command = [*KPDATA, *map(str, arguments)]
     running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
