@@ -30,7 +30,11 @@ def plot_statistics(dataset: Dataset, target: Path, *, force: bool = False) -> N
         _visibility(figure.add_subplot(grid[:, column]), name, rows)
     _histograms(dataset, [figure.add_subplot(grid[row, -1]) for row in range(3)])
     figure.suptitle(
-        f"{dataset.images.num_rows:,} images, {len(dataset):,} people", fontsize=14, x=0.01, ha="left", weight="bold"
+        f"{dataset.images.num_rows:,} images, {len(dataset):,} people" + _unseen(len(shown)),
+        fontsize=14,
+        x=0.01,
+        ha="left",
+        weight="bold",
     )
     found: dict[str, Any] = {}
     for axes in figure.axes:
@@ -39,6 +43,10 @@ def plot_statistics(dataset: Dataset, target: Path, *, force: bool = False) -> N
         figure.legend(list(found.values()), list(found), loc="outside upper right", ncols=4, frameon=False, fontsize=11)
     with files.replacing(target, force=force) as temporary:
         canvas.print_figure(temporary, format=target.suffix.lstrip(".") or "png", dpi=110)
+
+
+def _unseen(skeletons: int) -> str:
+    return f" (3 of {skeletons} skeletons shown)" if skeletons > 3 else ""
 
 
 def _visibility(axes: Any, name: str, rows: dict[str, dict[str, float]]) -> None:

@@ -400,8 +400,8 @@ def joined_numbers(values: Sequence[Any], saw_integer: bool) -> tuple[list[int] 
             kinds = set(map(type, flat))
             if kinds <= {int, float}:
                 return list(map(len, values)), np.array(flat, np.float64).tobytes(), saw_integer or int in kinds
-    except (TypeError, ValueError, OverflowError):
-        pass
+    except (TypeError, ValueError, OverflowError):  # a text, a null, a huge integer: the caller words it row by row
+        return None, b"", saw_integer
     return None, b"", saw_integer
 
 

@@ -22,7 +22,7 @@ from kpdata.converters._coco_people import Annotations as Annotations
 from kpdata.converters._coco_write import encode as encode
 from kpdata.converters._coco_write import write as write
 from kpdata.converters._source import Source
-from kpdata.errors import FormatError
+from kpdata.errors import FormatError, SkeletonError
 from kpdata.skeleton import Skeleton, from_category, load
 
 FORMAT = "coco"
@@ -114,7 +114,10 @@ def _keypoints_as_categories(categories: Mapping[Any, dict[str, Any]]) -> list[d
     names = [str(row.get("name")) for row in categories.values()]
     if len(names) < 3 or len(set(names)) < len(names) or any(row.get("keypoints") for row in categories.values()):
         return []
-    landmarks = from_category({"name": "", "keypoints": names}).landmarks
+    try:
+        landmarks = from_category({"name": "", "keypoints": names}).landmarks
+    except SkeletonError:  # "Left Eye" beside "left_eye", say: whatever these are, they make no skeleton
+        return []
     if 2 * sum(map(bool, landmarks)) < len(names):
         return []
     shown = ", ".join(names[:3])
