@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One stamp an extra: a changed pyproject.toml or constraints.txt installs again.
+# One stamp an extra: a change in what is installed installs again.
+INSTALLED := pyproject.toml setup.py constraints.txt kpdata/converters/_scan.c
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
@@ -34,13 +35,13 @@ docs: $(DEV)
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(CORE): $(INSTALLED) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(DEV): $(INSTALLED) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@ $(CORE)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info kpdata/converters/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,11 +34,14 @@ def unreadable(path: Path, error: OSError) -> FormatError:
     return FormatError(path, f"cannot be read ({error.strerror or error})")
 
 
-def fingerprint(path: Path) -> dict[str, str | int]:
-    """Name, size in bytes and SHA-256 of a file, for provenance."""
+def fingerprint(path: Path, data: bytes | None = None) -> dict[str, str | int]:
+    """Name, size in bytes and SHA-256 of a file, for provenance. data: what `read_bytes` gave, where that is at hand."""
+    size = path.stat().st_size
+    if data is not None and len(data) == size and path.suffix != ".gz":
+        return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": size}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "sha256": digest, "bytes": path.stat().st_size}
+    return {"name": path.name, "sha256": digest, "bytes": size}
 
 
 def refuse_existing(target: Path, force: bool) -> None:

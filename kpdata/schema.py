@@ -122,11 +122,20 @@ def _offsets(lengths: NDArray[Any]) -> NDArray[np.int32]:
 
 def strings(items: Sequence[str | None]) -> pa.Array:
     """A column of texts; None becomes null. Lone surrogates (broken JSON escapes) become `?`."""
-    encoded = [b"" if text is None else text.encode("utf-8", "replace") for text in items]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    present = np.fromiter((text is not None for text in items), bool, len(encoded))
-    parts = [_bitmap(present), _buffer(_offsets(lengths)), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(encoded), parts)
+    encoded = [text.encode("utf-8", "replace") for text in items if text is not None]
+    sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    if len(encoded) == len(items):
+        return texts_of_bytes(b"".join(encoded), sizes)
+    present = np.array([text is not None for text in items], bool)
+    lengths = np.zeros(len(items), np.int64)
+    lengths[present] = sizes
+    return texts_of_bytes(b"".join(encoded), lengths, present)
+
+
+def texts_of_bytes(body: Any, lengths: NDArray[Any], present: NDArray[np.bool_] | None = None) -> pa.Array:
+    """A column of texts from their UTF-8 bytes one after the other; present (N,) bool: False becomes null."""
+    parts = [_bitmap(present), _buffer(_offsets(lengths)), pa.py_buffer(body)]
+    return pa.Array.from_buffers(pa.string(), len(lengths), parts)
 
 
 def repeated(items: Sequence[str | None]) -> pa.Array:

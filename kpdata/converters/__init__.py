@@ -96,7 +96,7 @@ def read(path: Path | str | Source, format: str | None = None, *, hashed: bool =
     with _no_collector():
         found: ds.Dataset = reader(source, **given)
     if hashed and format != "kp":
-        found = _with_files(found, source.path)
+        found = _with_files(found, source)
     return found
 
 
@@ -167,8 +167,9 @@ def accepted(function: Any, options: dict[str, Any], format: str, doing: str) ->
     return given
 
 
-def _with_files(found: ds.Dataset, path: Path) -> ds.Dataset:
+def _with_files(found: ds.Dataset, source: Source) -> ds.Dataset:
     """Provenance with the source's fingerprint: the file's, or for a folder its path only (its files are many)."""
-    facts: dict[str, Any] = {"files": [files.fingerprint(path)]} if path.is_file() else {"files": [{"name": path.name}]}
-    datasets = {name: {**facts, **provenance} for name, provenance in found.datasets.items()}
+    path = source.path
+    one = files.fingerprint(path, source.__dict__.get("data")) if path.is_file() else {"name": path.name}
+    datasets = {name: {"files": [one], **provenance} for name, provenance in found.datasets.items()}
     return replace(found, datasets=datasets).with_history("read", source=path.name)

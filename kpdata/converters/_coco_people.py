@@ -54,7 +54,7 @@ class Annotations:
         self.polygons = _rows.Polygons(self.extras)
         self.count = self._collect()
         self._spill_odd()
-        self.assigned = not self.ids["id"].rows
+        self.assigned = not len(self.ids["id"].rows)
         self._require("image_id")
         if not self.assigned:
             self._require("id")
@@ -79,23 +79,25 @@ class Annotations:
         for key, kinds in _LENIENT.items():
             self.scalars[key].only(*kinds)
         for key, column in self.lists.items():
-            width, lengths = _WIDTHS.get(key), np.array(column.lengths, np.int64)
+            width, lengths = _WIDTHS.get(key), column.lengths
             odd = (lengths == 0) if width is None else (lengths != width)
             if key == "bbox" and (odd & (lengths > 0)).any():
                 row = int(np.flatnonzero(odd & (lengths > 0))[0])
-                found = f"{self.where(column.rows[row])}: {lengths[row]} numbers in 'bbox', expected 4 (x, y, w, h)"
+                found = (
+                    f"{self.where(int(column.rows[row]))}: {lengths[row]} numbers in 'bbox', expected 4 (x, y, w, h)"
+                )
                 raise FormatError(self.source, found)
             column.spill(odd, self.rows)
 
     def where(self, row: int) -> str:
         """Words for a row: annotation 17, or row 3 where the annotation has no id."""
-        ids = dict(zip(self.ids["id"].rows, self.ids["id"].items, strict=True))
+        ids = dict(zip(self.ids["id"].rows.tolist(), self.ids["id"].items, strict=True))
         return f"annotation {ids[row]!r}" if row in ids else f"row {row + 1}"
 
     def _require(self, key: str) -> None:
         column = self.ids[key]
         if len(column.rows) < self.count:
-            row = int(np.setdiff1d(np.arange(self.count), np.array(column.rows, np.int64))[0])
+            row = int(np.setdiff1d(np.arange(self.count), column.rows)[0])
             raise FormatError(self.source, f"{self.where(row)}: no {key!r}, expected an integer or a text")
         column.refuse((int, str, float), "an integer or a text", self.source, self.where)
 
@@ -109,46 +111,51 @@ class Annotations:
 
     def _id_columns(self) -> dict[str, pa.Array]:
         images, annotations = self.ids["image_id"], self.ids["id"]
-        built = {"image_id": [self.image_numbers[item] for item in images.items]}
+        built = {"image_id": _numbered(images, self.image_numbers)}
         if self.assigned:
-            built["annotation_id"] = list(range(1, self.count + 1))
+            built["annotation_id"] = np.arange(1, self.count + 1)
+        elif annotations.array is not None and annotations.types() == {int}:
+            built["annotation_id"] = annotations.array
         else:
-            numbers = number_ids(annotations.items, self.source)
-            built["annotation_id"] = [numbers[item] for item in annotations.items]
+            built["annotation_id"] = _numbered(annotations, number_ids(annotations.items, self.source))
         if str in images.types():  # the images' own rows say it of those that are listed
             self._keep(images, lambda item: type(item) is not str or item in self.listed)
         if str in annotations.types():
             self._keep(annotations, lambda item: type(item) is not str)
-        return {key: schema.fixed(np.array(numbers, np.int64), pa.int64()) for key, numbers in built.items()}
+        return {key: schema.fixed(numbers, pa.int64()) for key, numbers in built.items()}
 
     def _keep(self, column: _rows.Scalars, fits: Any) -> None:
         """The source's own ids that a column of integers only numbers."""
-        for row, item in zip(column.rows, column.items, strict=True):
+        for row, item in zip(column.rows.tolist(), column.items, strict=True):
             if not fits(item):
                 self.extras.add(row, column.key, item)
 
-    def _category_column(self) -> tuple[pa.Array, list[Any]]:
+    def _category_column(self) -> tuple[pa.Array, NDArray[np.int64], list[Any]]:
+        """The column, and each row's place (count,) in the list of the ids that occur (None: the row has none)."""
         column = self.ids["category_id"]
         column.refuse((int, str, float), "an integer or a text", self.source, self.where)
+        if column.array is not None and column.types() == {int} and len(column.rows) == self.count:
+            known, place = np.unique(column.array, return_inverse=True)
+            return schema.fixed(column.array, pa.int64()), place, known.tolist()
         by_row: list[Any] = [None] * self.count
-        for row, item in zip(column.rows, column.items, strict=True):
+        for row, item in zip(column.rows.tolist(), column.items, strict=True):
             by_row[row] = item
-        if column.types() == {int} and len(column.rows) == self.count and max(map(abs, column.items)) < 2**63:
-            return schema.fixed(np.array(by_row, np.int64), pa.int64()), by_row
         fits = [type(item) is int and abs(item) < 2**63 for item in by_row]
         self._keep(column, lambda item: type(item) is int and abs(item) < 2**63)
         numbers = [item if fit else 0 for item, fit in zip(by_row, fits, strict=True)]
-        return schema.fixed(np.array(numbers, np.int64), pa.int64(), np.array(fits, bool)), by_row
+        unique = {item: number for number, item in enumerate(dict.fromkeys(by_row))}
+        place = np.array([unique[item] for item in by_row], np.int64)
+        return schema.fixed(np.array(numbers, np.int64), pa.int64(), np.array(fits, bool)), place, list(unique)
 
     # -------------------------------------------------------------------------------------------------- columns
 
     def people(self, categories: Mapping[Any, dict[str, Any]], override: Skeleton | None) -> People:
         """All person columns; `override` takes the place of the categories' skeletons."""
-        category_id, by_row = self._category_column()
+        category_id, place, known = self._category_column()
         columns = {**self._id_columns(), "category_id": category_id, **self.polygons.columns(self.count)}
         if categories:
             names = {c: row["name"] for c, row in categories.items() if isinstance(row.get("name"), str)}
-            columns["category"] = schema.repeated([names.get(c) for c in by_row])
+            columns["category"] = _texts_of([names.get(c) for c in known], place)
         for key in _NUMBERS:
             columns[key] = self.scalars[key].floats(self.count, self.source, self.where)
         for key, kind in _INTEGERS.items():
@@ -157,17 +164,17 @@ class Annotations:
         columns["bbox_source"] = self._bbox_source()
         for key in _WIDTHS:
             columns[key] = self._list_column(key)
-        keypoints, skeletons, variant = self._keypoints(by_row, categories, override)
+        keypoints, skeletons, variant = self._keypoints(place, known, categories, override)
         return People({**columns, **keypoints, "extras": self.extras.column(self.count)}, skeletons, variant)
 
     def _bbox_source(self) -> pa.Array:
         given, boxes = self.scalars["bbox_source"], self.lists["bbox"].rows
-        if not given.rows and len(boxes) == self.count:
+        if not len(given.rows) and len(boxes) == self.count:
             return schema.constant("annotated", self.count)
         found: list[str | None] = [None] * self.count
-        for row in boxes:
+        for row in boxes.tolist():
             found[row] = "annotated"
-        for row, item in zip(given.rows, given.items, strict=True):
+        for row, item in zip(given.rows.tolist(), given.items, strict=True):
             found[row] = item
             if not _rows.utf8(item):
                 self.extras.add(row, "bbox_source", item)
@@ -181,23 +188,27 @@ class Annotations:
         return schema.lists(column.flat(), lengths, present)
 
     def _keypoints(
-        self, by_row: list[Any], categories: Mapping[Any, dict[str, Any]], override: Skeleton | None
+        self,
+        place: NDArray[np.int64],
+        known: list[Any],
+        categories: Mapping[Any, dict[str, Any]],
+        override: Skeleton | None,
     ) -> tuple[dict[str, pa.Array], list[Skeleton], str]:
         whole = self._wholebody_rows()
-        groups = self._skeleton_groups(by_row, categories, override, whole)
+        groups = self._skeleton_groups(place, known, categories, override, whole)
         coordinates, flags, thirds = [], [], []
-        names = np.full(self.count, None, object)
-        for skeleton, rows in groups:
+        names = np.zeros(self.count, np.int64)
+        for number, (skeleton, rows) in enumerate(groups, start=1):
             xy, visibility, third = split_keypoints(self._blocks(rows, whole, len(skeleton)), self.results)
             coordinates.append((rows, xy.reshape(len(rows), -1)))
             flags.append((rows, visibility))
             # The source's own third numbers stay where one of a person's is no flag.
             kept = np.ones(len(rows), bool) if self.results else ~np.isin(third, (0, 1, 2)).all(1)
             thirds.append((rows[kept], third[kept]))
-            names[rows] = skeleton.name
+            names[rows] = number
         thirds = [part for part in thirds if len(part[0])]
         columns = {
-            "skeleton": schema.repeated(names.tolist()),
+            "skeleton": _texts_of([None, *(skeleton.name for skeleton, _ in groups)], names),
             "keypoints": schema.lists(*_rows.spread(coordinates, self.count)),
             "visibility": schema.lists(*_rows.spread(flags, self.count), kind=pa.int8()),
             "keypoint_scores" if self.results else "visibility_raw": schema.lists(*_rows.spread(thirds, self.count)),
@@ -212,7 +223,7 @@ class Annotations:
         full = np.zeros((self.count, 1 + len(WHOLEBODY_PARTS)), bool)
         for number, (key, width) in enumerate([("keypoints", 51), *WHOLEBODY_PARTS.items()]):
             column = self.lists[key]
-            full[column.rows, number] = np.array(column.lengths, np.int64) == width
+            full[column.rows, number] = column.lengths == width
         whole = np.asarray(full.all(1))
         for key in WHOLEBODY_PARTS:
             self.lists[key].spill(~whole[self.lists[key].rows], self.rows)
@@ -220,21 +231,23 @@ class Annotations:
 
     def _skeleton_groups(
         self,
-        by_row: list[Any],
+        place: NDArray[np.int64],
+        known: list[Any],
         categories: Mapping[Any, dict[str, Any]],
         override: Skeleton | None,
         whole: NDArray[np.bool_],
     ) -> list[tuple[Skeleton, NDArray[np.int64]]]:
         """(skeleton, rows in file order) of the people with keypoints."""
         column = self.lists["keypoints"]
-        rows, lengths = np.array(column.rows, np.int64), np.array(column.lengths, np.int64)
-        codes: dict[tuple[Any, bool], int] = {}
-        pairs = zip([by_row[row] for row in column.rows], whole[rows].tolist(), strict=True)
-        code = np.array([codes.setdefault(pair, len(codes)) for pair in pairs], np.int64)
+        rows, lengths = column.rows, column.lengths
+        code = place[rows] * 2 + whole[rows]
+        codes, first = np.unique(code, return_index=True)
         groups: dict[str, tuple[Skeleton, list[NDArray[np.int64]]]] = {}
-        for (category, is_whole), number in codes.items():
-            mine = rows[code == number]
-            theirs = lengths[code == number] + is_whole * sum(WHOLEBODY_PARTS.values())
+        for number in codes[np.argsort(first)].tolist():  # in the order of first appearance
+            category, is_whole = known[number // 2], number % 2
+            chosen = code == number if len(codes) > 1 else slice(None)
+            mine = rows[chosen]
+            theirs = lengths[chosen] + is_whole * sum(WHOLEBODY_PARTS.values())
             skeleton = self._skeleton(categories.get(category, {}), mine, theirs, override)
             self._check_lengths(mine, theirs, skeleton)
             if skeleton.name in groups and groups[skeleton.name][0] != skeleton:
@@ -293,7 +306,7 @@ class Annotations:
     def area_kind(self) -> str:
         """What `area` measures: the whole box, a mask, nothing, or unknown."""
         area, box = self.scalars["area"], self.lists["bbox"]
-        if not area.rows:
+        if not len(area.rows):
             return "none"
         _, mine, theirs = np.intersect1d(area.rows, box.rows, assume_unique=True, return_indices=True)
         areas, boxes = np.array(area.items, np.float64)[mine], box.flat().reshape(-1, 4)[theirs]
@@ -302,11 +315,11 @@ class Annotations:
             equal = np.abs(areas - whole) <= 1e-3 * np.maximum(np.abs(whole), 1)
         if len(mine) and equal.all():
             return "box"
-        return "mask" if self.polygons.rows or self.polygons.masks else "unknown"
+        return "mask" if len(self.polygons.rows) or self.polygons.masks else "unknown"
 
     def number_style(self) -> dict[str, str]:
         """Style of the fields that do not write whole numbers as integers."""
-        lists = [column for column in self.lists.values() if column.rows]
+        lists = [column for column in self.lists.values() if len(column.rows)]
         found = _rows.styles(self.rows, [*lists, self.polygons], [*self.scalars.values()])
         return {f"annotations.{key}": style for key, style in found.items()}
 
@@ -326,6 +339,21 @@ def split_keypoints(
         flag = np.where((third == 1) | (third == 2), third, np.where(third > 0, schema.Visibility.UNKNOWN, 0))
     xy[(block == 0).all(-1)] = np.nan
     return xy, flag.astype(np.int8), third
+
+
+def _numbered(ids: _rows.Scalars, numbers: Mapping[Any, int]) -> NDArray[np.int64]:
+    """(N,) the number of each id: itself where all are integers."""
+    if ids.array is not None and ids.types() == {int}:
+        return ids.array
+    return np.array([numbers[item] for item in ids.items], np.int64)
+
+
+def _texts_of(texts: list[str | None], place: NDArray[np.int64]) -> pa.Array:
+    """The text at each place, as a column."""
+    used = np.unique(place).tolist()
+    if len(used) == 1:
+        return schema.constant(texts[used[0]], len(place))
+    return schema.strings([texts[number] for number in place.tolist()])
 
 
 def number_ids(items: Iterable[Any], source: str) -> dict[Any, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,7 @@ from kpdata.errors import FormatError
 _CHUNK = 1 << 19  # small enough that simdjson's tape (16 bytes a number) stays in a few MB, big enough to be free
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _LAST = re.compile(rb"\}\s*\]")
-_ANNOTATIONS = re.compile(rb'"annotations"\s*:\s*\[\s*')
-
-_MARK_TEXT = "kpdata: the rows"
-_MARK = b'"kpdata: the rows"'
+_MARK = "kpdata: the rows of {}"
 MAX_DEPTH = 200  # of lists and objects in each other; orjson stops at 254, simdjson and json near 1000
 
 OBJECTS = (dict, simdjson.Object)
@@ -41,36 +38,44 @@ class Rows:
     """The objects of one big JSON array, parsed in chunks."""
 
     def __init__(self, data: bytes, start: int, stop: int) -> None:
-        self._data, self._start, self._stop = data, start, stop
+        self.data, self.start, self.stop = data, start, stop
 
     def chunks(self) -> Iterator[list[Any]]:
         """The objects as lists of simdjson objects. A list must be let go before the next but one is asked for."""
         # Two parsers take turns, because the caller's loop variable still holds the objects of the last chunk.
         parsers = (simdjson.Parser(), simdjson.Parser())
-        for turn, (start, stop) in enumerate(self._cuts()):
+        for turn, (start, stop) in enumerate(self._cuts(_CHUNK)):
             try:
-                parsed: Any = parsers[turn % 2].parse(b"[" + self._data[start:stop] + b"]")
+                parsed: Any = parsers[turn % 2].parse(b"[" + self.data[start:stop] + b"]")
                 chunk = list(parsed)
             except (ValueError, RuntimeError) as error:
                 raise NotStreamable from error
             yield chunk
             del chunk, parsed
 
-    def _cuts(self) -> Iterator[tuple[int, int]]:
-        start = self._start
-        while start < self._stop:
-            cut = _BETWEEN.search(self._data, start + _CHUNK, self._stop) if start + _CHUNK < self._stop else None
-            stop = cut.start() + 1 if cut else self._stop
-            yield start, stop
-            start = self._data.index(b",", stop) + 1 if cut else self._stop
+    def cuts(self, parts: int) -> list[tuple[int, int]]:
+        """About `parts` ranges of whole objects, if no text or inner list has the look of a border between two."""
+        return list(self._cuts((self.stop - self.start) // parts))
 
-    def first(self) -> Any:
-        """The first row as plain Python, or None."""
-        return next((plain(chunk[0]) for chunk in self.chunks() if chunk), None)
+    def _cuts(self, size: int) -> Iterator[tuple[int, int]]:
+        start = self.start
+        while start < self.stop:
+            cut = _BETWEEN.search(self.data, start + size, self.stop) if start + size < self.stop else None
+            stop = cut.start() + 1 if cut else self.stop
+            yield start, stop
+            start = self.data.index(b",", stop) + 1 if cut else self.stop
+
+    def plain(self) -> list[Any]:
+        """All rows as plain Python."""
+        return [plain(row) for chunk in self.chunks() for row in chunk]
+
+    def head(self, count: int) -> list[Any]:
+        """The first rows as plain Python, as many as lie in the first chunk, at most `count`."""
+        return next(([plain(row) for row in chunk[:count]] for chunk in self.chunks() if chunk), [])
 
     def brackets(self) -> int:
         """How many `[` stand in the text of the rows."""
-        return self._data.count(b"[", self._start, self._stop)
+        return self.data.count(b"[", self.start, self.stop)
 
 
 def chunks(rows: Any) -> Iterator[list[Any]]:
@@ -86,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def stream(data: bytes) -> Any:
-    """A JSON document whose top-level array, or `annotations` array, is `Rows`. Raises NotStreamable."""
+    """A JSON document whose top-level array, or `images` and `annotations` arrays, are `Rows`. Raises NotStreamable."""
     start = len(data) - len(data.removeprefix(b"\xef\xbb\xbf").lstrip())
     try:
         if data[start : start + 1] == b"[":
@@ -94,17 +99,40 @@ def stream(data: bytes) -> Any:
             if data[stop + 1 :].strip():
                 raise NotStreamable
             return Rows(data, start + 1, stop) if data[start + 1 : stop].strip() else []
-        found = _ANNOTATIONS.search(data)
-        end = _LAST.search(data, found.end()) if found else None
-        if not found or not end or data[found.end() : found.end() + 1] != b"{":
+        people = _objects(data, "annotations")
+        if not people:
             return plain(simdjson.Parser().parse(data[start:]))
-        # A mark stands in for the rows: it comes back only if they lay at the top, under a key that is there once.
-        rest = orjson.loads(data[start : found.end()] + _MARK + data[end.end() - 1 :])
-        if not isinstance(rest, dict) or rest.get("annotations") != [_MARK_TEXT]:
-            raise NotStreamable
-        return {**rest, "annotations": Rows(data, found.end(), end.end() - 1)}
+        images = _objects(data, "images")
+        if images and (images.stop < people.start or people.stop < images.start):
+            try:
+                return _without(data, start, {"images": images, "annotations": people})
+            except ValueError:  # lists of objects in the images' own entries, say
+                pass
+        return _without(data, start, {"annotations": people})
     except (ValueError, RuntimeError) as error:
         raise NotStreamable from error
+
+
+def _objects(data: bytes, key: str) -> Rows | None:
+    """The objects of the first array of this key, if it looks like one."""
+    found = re.compile(rb'"%s"\s*:\s*\[\s*\{' % key.encode()).search(data)
+    end = _LAST.search(data, found.end()) if found else None
+    return Rows(data, found.end() - 1, end.end() - 1) if found and end else None
+
+
+def _without(data: bytes, start: int, arrays: Mapping[str, Rows]) -> dict[str, Any]:
+    """The document with `Rows` in the place of these arrays. ValueError where they are no arrays at its top.
+
+    A mark stands in for the rows: it comes back only if they lay at the top, under a key that is there once.
+    """
+    parts = []
+    for key, rows in sorted(arrays.items(), key=lambda item: item[1].start):
+        parts += [data[start : rows.start], b'"', _MARK.format(key).encode(), b'"']
+        start = rows.stop
+    rest = orjson.loads(b"".join([*parts, data[start:]]))
+    if not isinstance(rest, dict) or any(rest.get(key) != [_MARK.format(key)] for key in arrays):
+        raise ValueError("no arrays at the top of the document")
+    return {**rest, **arrays}
 
 
 def load(data: bytes, source: Path | str) -> Any:

@@ -43,7 +43,7 @@ class _Joints:
         self.key, self.extras, self.source = key, extras, source
         self.rows: list[int] = []
         self.data = bytearray()
-        self.saw_integer = False
+        self.saw_integer = self.exact = False
 
     def extend(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         """Take the joints of these rows; an explicit null goes to extras. FormatError for anything but 16 pairs."""
@@ -96,7 +96,7 @@ class _People:
 
     def points(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """(N, 16, 2) joints and (N, 16) flags as in the file, NaN where a person (N,) has none."""
-        if one_sided := set(self.flags.rows) ^ set(self.joints.rows):
+        if one_sided := set(self.flags.rows.tolist()) ^ set(self.joints.rows):
             row = min(one_sided)
             have, lack = ("joints", "joints_vis") if row in self.joints.rows else ("joints_vis", "joints")
             raise FormatError(self.source, f"{where(row)}: {have!r} without {lack!r}, expected both or neither")
@@ -111,7 +111,7 @@ class _People:
 
     def _lists(self, column: _rows.NumberLists, width: int, expected: str) -> tuple[Floats, NDArray[np.bool_]]:
         """(N, width) lists, NaN without, and (N,) which people have one. FormatError for another length."""
-        for row, length in zip(column.rows, column.lengths, strict=True):
+        for row, length in zip(column.rows.tolist(), column.lengths.tolist(), strict=True):
             if length != width:
                 message = f"{where(row)}: {length} numbers in {column.key!r}, expected {expected}"
                 raise FormatError(self.source, message)
@@ -124,7 +124,7 @@ class _People:
         """File name of each image in the order of first use, and (N,) each person's image row."""
         self.image.refuse((str,), "a file name", self.source, where)
         names: list[str | None] = [None] * self.count
-        for row, item in zip(self.image.rows, self.image.items, strict=True):
+        for row, item in zip(self.image.rows.tolist(), self.image.items, strict=True):
             names[row] = item
         return distinct(names)
 

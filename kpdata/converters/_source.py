@@ -52,13 +52,18 @@ class Source:
 
     def first_row(self) -> Any:
         """The first element of a top-level JSON list as plain Python; None where there is none."""
-        rows = self.json
+        return next(iter(self.first_rows(1)), None)
+
+    def first_rows(self, count: int, key: str | None = None) -> list[Any]:
+        """Up to `count` elements of the document's list, or of the list of that key, as plain Python."""
+        rows = self.json if key is None else self.json[key]
         try:
             if isinstance(rows, _json.Rows):
-                return rows.first()
+                return rows.head(count)
         except _json.NotStreamable:
-            rows = self.json = _json.load(self.data, self.path)
-        return rows[0] if isinstance(rows, list) and rows else None
+            self.json = _json.load(self.data, self.path)
+            rows = self.json if key is None else self.json[key]
+        return rows[:count] if isinstance(rows, list) else []
 
     def decode(self, decode: Callable[[Any], T]) -> T:
         """`decode` the document; the standard library parses it again where the fast path gives up half-way."""

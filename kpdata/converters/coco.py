@@ -42,7 +42,11 @@ _LENIENT = {"split": (str,), "video_id": (str,), "frame_index": (int, float)}
 def detect(source: Source) -> str | None:
     """COCO annotations: an object with `images` beside `annotations` or `categories`."""
     raw = source.json if source.looks_like_json else None
-    if isinstance(raw, dict) and isinstance(raw.get("images"), list) and ("annotations" in raw or "categories" in raw):
+    if (
+        isinstance(raw, dict)
+        and isinstance(raw.get("images"), list | _json.Rows)
+        and ("annotations" in raw or "categories" in raw)
+    ):
         return "a JSON object with 'images' and 'annotations'"
     return None
 
@@ -155,6 +159,10 @@ def _images(
     rows: Iterable[Any], annotations: Annotations, source: str
 ) -> tuple[_Images, list[Any], list[dict[str, Any]]]:
     """Image columns (one row an id), the file's order where ids repeat, and findings about repeats that differ."""
+    if isinstance(rows, _json.Rows):
+        if once := _listed_once(rows, annotations, source):
+            return once, [], []
+        rows = rows.plain()
     entries: dict[Any, dict[str, Any]] = {}
     order: list[Any] = []
     for number, entry in enumerate(rows):
@@ -180,14 +188,40 @@ def _images(
     return image_columns(list(entries.values()), numbers, source), order, findings
 
 
+def _listed_once(rows: _json.Rows, annotations: Annotations, source: str) -> _Images | None:
+    """The columns of images that the compiled scanner takes and that are each listed once; None for others."""
+    extras, columns, own_id = _image_collectors()
+    count = _rows.scan(rows, {**columns, "id": own_id}, extras)
+    if count is None or len(own_id.rows) < count or not own_id.types() <= {int, str}:
+        return None
+    if len(dict.fromkeys(own_id.items)) < count:
+        return None
+    numbers = annotations.number_images(own_id.items)
+    return _built(columns, own_id, extras, numbers, count, source)
+
+
+def _image_collectors() -> tuple[_rows.Extras, dict[str, _rows.Scalars], _rows.Scalars]:
+    extras = _rows.Extras()
+    return extras, {key: _rows.Scalars(key, extras) for key in _IMAGE_COLUMNS}, _rows.Scalars("id", extras)
+
+
 def image_columns(entries: list[dict[str, Any]], numbers: Mapping[Any, int], source: str) -> _Images:
     """Columns of image entries whose ids are numbered by `numbers`."""
-    extras = _rows.Extras()
-    columns = {key: _rows.Scalars(key, extras) for key in _IMAGE_COLUMNS}
-    own_id = _rows.Scalars("id", extras)
+    extras, columns, own_id = _image_collectors()
     count = _rows.collect(
         entries, {**columns, "id": own_id}, extras, lambda row, found: FormatError(source, f"image {row + 1}")
     )
+    return _built(columns, own_id, extras, numbers, count, source)
+
+
+def _built(
+    columns: Mapping[str, _rows.Scalars],
+    own_id: _rows.Scalars,
+    extras: _rows.Extras,
+    numbers: Mapping[Any, int],
+    count: int,
+    source: str,
+) -> _Images:
     ids = own_id.items
     for key, kinds in _LENIENT.items():
         columns[key].only(*kinds)

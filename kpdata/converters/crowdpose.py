@@ -25,8 +25,7 @@ def detect(source: Source) -> str | None:
     """A COCO-shaped file whose images carry `crowdIndex`."""
     if not coco.detect(source):
         return None
-    images = source.json["images"]
-    if any(isinstance(image, dict) and "crowdIndex" in image for image in images[:100]):
+    if any(isinstance(image, dict) and "crowdIndex" in image for image in source.first_rows(100, "images")):
         return "a COCO-shaped JSON whose images carry 'crowdIndex'"
     return None
 

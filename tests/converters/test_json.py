@@ -22,8 +22,8 @@ def parsed(data):
     """A document by the fast path, rows as plain Python; None where it gives up."""
     try:
         found = _json.stream(data)
-        if isinstance(found, dict) and isinstance(found.get("annotations"), Rows):
-            return {**found, "annotations": rows(found["annotations"])}
+        if isinstance(found, dict):
+            return {key: rows(value) if isinstance(value, Rows) else value for key, value in found.items()}
         return rows(found) if isinstance(found, Rows) else found
     except NotStreamable:
         return None
@@ -39,6 +39,9 @@ TRICKY = [
     '{"info": {"annotations": [{"a": 1}]}}',
     '{"info": "\\"annotations\\": [{", "annotations": [{"a": "\\"}, {\\""}]}',
     '{"info": "annotations", "annotations": [{"a": {"annotations": [{"x": 1}]}}]}',
+    '{"images": [{"a": [{"b": 1}]}, {}], "annotations": [{"a": 1}]}',
+    '{"annotations": [{"images": [{"a": 1}]}], "images": [{"b": 2}]}',
+    '{"annotations": [{"a": 1}], "images": [{"b": 2}], "x": {"images": [{"c": 3}]}}',
     '{"annotations" : [ {"a": 1} ,\n\t{"b": 2} ] , "c": "]"}',
     '[{"a": "]"}, {"b": "}, {"}]', "[]", "[ ]", "[1, 2]", '["}, {"]', "{}", '{"annotations": []}',
     '{"annotations": {}}',

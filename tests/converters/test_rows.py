@@ -38,8 +38,8 @@ def test_number_lists(items):
     parsed = list(parser.parse(json.dumps(items).encode()))
     fast, _ = lists([None if item is None else parsed[row] for row, item in enumerate(items)])
     for found in (column, fast):
-        assert found.rows == [row for row, item in enumerate(items) if item is not None]
-        assert found.lengths == [len(item) for item in items if item is not None]
+        assert found.rows.tolist() == [row for row, item in enumerate(items) if item is not None]
+        assert found.lengths.tolist() == [len(item) for item in items if item is not None]
         assert found.flat().tolist() == [number for item in items for number in item or ()]
     assert not extras.parts
     del parsed, fast
@@ -51,7 +51,7 @@ def test_other_values_are_refused_or_kept(value):
     with pytest.raises(FormatError, match=r"s: row 2 \('x'\): found .*, expected a flat list of numbers"):
         lists([[1], value])
     column, extras = lists([[1], value], strict=False)
-    assert column.rows == [0]
+    assert column.rows.tolist() == [0]
     assert json.loads(extras.column(2).to_pylist()[1]) == {"x": value}
 
 
@@ -62,7 +62,7 @@ def test_spilled_lists_are_verbatim():
     column.spill(np.array([False, True, False]), rows)
     assert extras.column(4).to_pylist() == [None, '{"x":[3.0]}', None, None]
     assert column.flat().tolist() == [1, 2, 4, 5]
-    assert column.rows == [0, 3]
+    assert column.rows.tolist() == [0, 3]
 
 
 def test_nested_lists_are_noticed():
@@ -130,10 +130,10 @@ def test_extras_hold_any_object(rows):
     seen = _rows.Scalars("a", extras)
     count = _rows.collect(rows, {"a": seen}, extras, lambda row, found: AssertionError())
     found = [json.loads(text) if text else {} for text in extras.column(count).to_pylist()]
-    for row, item in zip(seen.rows, seen.items, strict=True):
+    for row, item in zip(seen.rows.tolist(), seen.items, strict=True):
         found[row]["a"] = item
     assert found == rows
-    assert seen.rows == sorted(seen.rows)
+    assert seen.rows.tolist() == sorted(seen.rows.tolist())
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 9)), max_size=6))

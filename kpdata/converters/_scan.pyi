@@ -1,0 +1,7 @@
+from typing_extensions import Buffer
+
+Column = tuple[Buffer, Buffer, Buffer, Buffer, Buffer, Buffer, Buffer, int]
+
+def scan(
+    data: bytes, start: int, stop: int, keys: tuple[bytes, ...], kinds: tuple[int, ...], powers: bytes
+) -> tuple[int, list[Column], Buffer, Buffer, Buffer, Buffer, int] | None: ...
