@@ -8,7 +8,7 @@ from raw buffers here (`fixed`, `strings`, `lists`, `rows`) and read back with `
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -275,6 +275,14 @@ def texts(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The texts of a string column; None where null."""
     result: list[str | None] = chunk(column).to_pylist()
     return result
+
+
+def among(column: pa.ChunkedArray | pa.Array, names: Collection[str]) -> NDArray[np.bool_]:
+    """(N,) bool: the text of the row is one of these; False where null."""
+    array = chunk(column)
+    if is_constant(array):
+        return np.full(len(array), array[0].as_py() in names)
+    return np.array([text in names for text in texts(array)], bool)
 
 
 def is_constant(array: pa.Array) -> bool:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import schema
-from kpdata.converters import _rows, _uncarried
+from kpdata.converters import _columns, _uncarried
+from kpdata.converters._columns import Column
 from kpdata.losses import LossReport
 from kpdata.skeleton import Skeleton
 
@@ -30,7 +31,6 @@ _IMAGE_KEYS = {
     "video_id": "video_id",
     "frame_index": "frame_index",
 }
-Column = tuple[str, list[Any], NDArray[np.bool_]]  # key, one value a row, whether the row has it
 
 
 def of_formats(
@@ -42,7 +42,7 @@ def of_formats(
         for name, d in dataset.datasets.items()
         if d.get("source_format") in formats and (remapped or not d.get("remapped"))
     }
-    return np.array([name in chosen for name in schema.texts(table["dataset"])], bool)
+    return schema.among(table["dataset"], chosen)
 
 
 def common_style(dataset: ds.Dataset) -> dict[str, str]:
@@ -53,9 +53,9 @@ def common_style(dataset: ds.Dataset) -> dict[str, str]:
 
 def own_extras(column: pa.ChunkedArray, own: NDArray[np.bool_], kind: str, losses: LossReport) -> pa.Array:
     """Extras of these rows; those of other rows have no key here and are counted."""
-    losses.lose(kind, int((_uncarried.informative(column) & ~own).sum()), "keys of another format or skeleton")
     if own.all():
         return schema.chunk(column)
+    losses.lose(kind, int((_uncarried.informative(column) & ~own).sum()), "keys of another format or skeleton")
     return schema.strings(
         [text if mine else None for text, mine in zip(schema.texts(column), own.tolist(), strict=True)]
     )
@@ -73,7 +73,7 @@ def categories(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], NDArray[np.in
     ids = schema.values(dataset.persons["category_id"], missing=0)
     present = schema.valid(dataset.persons["category_id"])
     owners = {name for name, d in dataset.datasets.items() if "categories_raw" in d}
-    told = np.array([name in owners for name in schema.texts(dataset.persons["dataset"])], bool)
+    told = schema.among(dataset.persons["dataset"], owners)
     native = of_formats(dataset, dataset.persons, ANNOTATIONS) & told
     needed = ~native & ~_known(dataset, ids, present, listed)
     if needed.any():
@@ -145,9 +145,9 @@ def category(skeleton: Skeleton | None, number: int, title: str) -> dict[str, An
 
 def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     """Image ids that are written as the text of the source: where it had texts, and no two images share one."""
-    texts = schema.texts(dataset.images["source_image_id"])
-    if all(text is None for text in texts):
+    if not schema.valid(dataset.images["source_image_id"]).any():
         return {}
+    texts = schema.texts(dataset.images["source_image_id"])
     own = of_formats(dataset, dataset.images, FAMILY, remapped=True).tolist()
     times = Counter(texts)
     numbers = schema.values(dataset.images["image_id"]).tolist()
@@ -158,25 +158,32 @@ def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     return {number: text for number, text, mine in found if text is not None and mine and times[text] == 1}
 
 
-def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) -> list[dict[str, Any]]:
+def id_items(dataset: ds.Dataset, column: pa.ChunkedArray) -> list[Any]:
+    """Image ids as they are written: the number, or the source's text."""
+    texts, numbers = written_ids(dataset), schema.values(column).tolist()
+    return _columns.texts([texts.get(number, number) for number in numbers]) if texts else numbers
+
+
+def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) -> list[Any]:
     """The entries of `images`, repeated and ordered as the source had them."""
     table, rows = dataset.images, dataset.images.num_rows
     own, texts = of_formats(dataset, table, FAMILY, remapped=True), written_ids(dataset)
     numbers = schema.values(table["image_id"]).tolist()
-    ids = [texts.get(number, number) for number in numbers] if texts else numbers
-    columns: list[Column] = [("id", ids, np.ones(rows, bool))]
+    columns: list[Column] = [("id", id_items(dataset, table["image_id"]), np.ones(rows, bool))]
     for key, name in _IMAGE_KEYS.items():
-        column = table[name]
-        plain = column.type == pa.string()
-        items = schema.texts(column) if plain else _rows.scalars(column, style.get(f"images.{key}"))
-        columns.append((key, items, schema.valid(column)))
+        column, present = table[name], schema.valid(table[name])
+        if column.type == pa.string():
+            items = _columns.texts(schema.texts(column)) if present.any() else []
+        else:
+            items = _columns.column_scalars(column, style.get(f"images.{key}"))
+        columns.append((key, items, present))
     unwritten = int(schema.valid(table["source_image_id"]).sum()) - len(texts)
     losses.lose("source_image_id", unwritten, "an image has one id: the number stays, the source's text goes")
     extras = own_extras(table["extras"], own, "extras of images", losses)
-    return _in_order(dataset, numbers, _rows.assemble(rows, columns, extras))
+    return _in_order(dataset, numbers, _columns.assemble(rows, columns, extras))
 
 
-def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[Any]) -> list[Any]:
     """The entries as the files listed them, repeats included: provenance has the order of those that had repeats."""
     orders = {name: d["image_order"] for name, d in dataset.datasets.items() if d.get("image_order")}
     if not orders:
@@ -188,7 +195,7 @@ def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[dict[str, A
         for item in orders.pop(owner or "", ()):
             first = item[0] if isinstance(item, list) else item
             if first in by_id:
-                out.append(item[1] if isinstance(item, list) else by_id[first])
+                out.append(_columns.part(item[1]) if isinstance(item, list) else by_id[first])
                 listed.add(first)
         if number not in listed:
             out.append(by_id[number])

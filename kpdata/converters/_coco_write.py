@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import files, geometry, schema
-from kpdata.converters import _coco_parts, _json, _rows
-from kpdata.converters._coco_parts import Column
+from kpdata.converters import _coco_parts, _columns
 from kpdata.converters._coco_people import WHOLEBODY
+from kpdata.converters._columns import Column
 from kpdata.errors import SchemaError
 from kpdata.losses import LossReport
 from kpdata.skeleton import Skeleton
 from kpdata.statistics import labelled_per_person
 
+_SCALARS = ("num_keypoints", "area", "iscrowd", "score", "scale", "track_id", "person_index")
 WHOLEBODY_SPLITS = {
     "keypoints": (0, 17),
     "foot_kpts": (17, 23),
@@ -40,16 +41,24 @@ def write(
 ) -> LossReport:
     """Write a COCO annotation file (`.json`, `.json.gz`). LossyWrite before a byte is written, unless allowed."""
     files.refuse_existing(path, force)
-    raw, losses = encode(dataset, unknown_as=unknown_as, layout=layout)
+    text, losses = document(dataset, unknown_as=unknown_as, layout=layout)
     losses.require(allow_lossy, path)
-    files.write_bytes(path, _json.dump(raw), force=force)
+    files.write_bytes(path, text, force=force)
     return losses
 
 
 def encode(
     dataset: ds.Dataset, *, unknown_as: str = "visible", layout: str | None = None, name: str = "coco"
 ) -> tuple[dict[str, Any], LossReport]:
-    """The COCO document of a dataset, and what it could not hold. Pure.
+    """The COCO document of a dataset as plain Python, and what it could not hold. Pure. Arguments as `document`."""
+    text, losses = document(dataset, unknown_as=unknown_as, layout=layout, name=name)
+    return _columns.parsed(text), losses
+
+
+def document(
+    dataset: ds.Dataset, *, unknown_as: str = "visible", layout: str | None = None, name: str = "coco"
+) -> tuple[bytes, LossReport]:
+    """The JSON text of the COCO document of a dataset, and what it could not hold. Pure.
 
     unknown_as: what visibility "unknown" becomes: `visible` (v = 2) or `occluded` (v = 1).
     layout: `nested` or `flat` for WholeBody people; as the source had it unless told.
@@ -69,15 +78,17 @@ def encode(
     ]
     own = _coco_parts.of_formats(dataset, dataset.persons, _coco_parts.FAMILY)
     extras = _coco_parts.own_extras(dataset.persons["extras"], own, "extras of people", losses)
-    annotations = _rows.assemble(len(dataset), columns, extras)
+    annotations = _columns.assemble(len(dataset), columns, extras)
     _uncounted_losses(dataset, losses)
     top = _coco_parts.top(dataset, losses)
     images = _coco_parts.images(dataset, style, losses)
-    document: dict[str, Any] = {"images": images, "annotations": annotations, "categories": categories, **top}
-    keys = [key for d in dataset.datasets.values() for key in d.get("top_keys", ())] or list(document)
+    parts: dict[str, Any] = {"images": images, "annotations": annotations, "categories": categories, **top}
+    keys = [key for d in dataset.datasets.values() for key in d.get("top_keys", ())] or list(parts)
     # A part that no source had (results have no images) is added where there is something to put into it.
-    missing = [key for key, value in document.items() if key not in keys and value]
-    return {key: document[key] for key in [*dict.fromkeys(keys), *missing] if key in document}, losses
+    missing = [key for key, value in parts.items() if key not in keys and value]
+    chosen = [key for key in [*dict.fromkeys(keys), *missing] if key in parts]
+    rows = ("images", "annotations")
+    return _columns.document({k: parts[k] if k in rows else _columns.part(parts[k]) for k in chosen}), losses
 
 
 def _layout(dataset: ds.Dataset, layout: str | None) -> str:
@@ -107,12 +118,13 @@ def keypoint_columns(
     masks: dict[str, NDArray[np.bool_]] = {}
     for rows, block, nested in blocks:
         for key, (start, stop) in (WHOLEBODY_SPLITS if nested else {"keypoints": (0, block.shape[1])}).items():
-            part = np.ascontiguousarray(block[:, start:stop])
-            width = part[0].size
-            numbers = _rows.python_numbers(part.reshape(-1), style.get(f"annotations.{key}"))
+            lists = _columns.matrix_lists(block[:, start:stop].reshape(len(rows), -1), style.get(f"annotations.{key}"))
+            if len(rows) == count:  # nobody else to put between
+                items[key], masks[key] = lists, np.ones(count, bool)
+                continue
             column = items.setdefault(key, [None] * count)
-            for place, row in enumerate(rows.tolist()):
-                column[row] = numbers[place * width : (place + 1) * width]
+            for row, numbers in zip(rows.tolist(), lists, strict=True):
+                column[row] = numbers
             masks.setdefault(key, np.zeros(count, bool))[rows] = True
     return [(key, items[key], masks[key]) for key in items]
 
@@ -124,7 +136,8 @@ def _blocks(
     where it is kept."""
     as_flag = {"visible": 2, "occluded": 1}[unknown_as]
     for bones, rows in posed(dataset):
-        people = schema.take(dataset.persons.select(["keypoints", "visibility", "visibility_raw"]), rows)
+        people = dataset.persons.select(["keypoints", "visibility", "visibility_raw"])
+        people = people if len(rows) == len(dataset) else schema.take(people, rows)
         xy = schema.matrix(people["keypoints"], 2 * len(bones)).reshape(len(rows), len(bones), 2)
         flags = schema.matrix(people["visibility"], len(bones))
         own = schema.valid(people["visibility_raw"])[:, None]
@@ -149,7 +162,7 @@ def _box_columns(
         int(derived.sum()),
         "boxes made from centre and scale, or from the keypoints' extent; bbox_source says which",
     )
-    columns = [
+    columns: list[Column] = [
         ("segmentation", shapes, shaped),
         ("bbox", _box_items(persons, boxes, derived, style), present),
     ]
@@ -157,31 +170,34 @@ def _box_columns(
     for row in np.flatnonzero(derived).tolist():
         sources[row] = "center_scale" if centred[row] else "keypoints"
     told = np.array([text not in (None, "annotated") for text in sources], bool) & present
-    columns.append(("bbox_source", sources, told))
+    columns.append(("bbox_source", _columns.texts(sources), told))
     for key in ("head_bbox", "center"):
-        columns.append(
-            (key, _rows.python_lists(persons[key], style.get(f"annotations.{key}")), schema.valid(persons[key]))
-        )
+        columns.append(_list_column(persons, key, style))
     return columns
 
 
 def segmentations(persons: pa.Table, style: Mapping[str, str]) -> tuple[list[Any], NDArray[np.bool_]]:
     """Polygons, or the run-length mask where there is one; and which people have either."""
-    shapes: list[Any] = _rows.python_polygons(persons["segmentation"], style.get("annotations.segmentation"))
+    shapes = _columns.column_polygons(persons["segmentation"], style.get("annotations.segmentation"))
     masks = schema.valid(persons["rle"])
     texts = schema.texts(persons["rle"]) if masks.any() else []
     for row in np.flatnonzero(masks).tolist():
-        shapes[row] = _rows.parsed(texts[row] or "null")
+        shapes[row] = _columns.finished(texts[row])
     return shapes, schema.valid(persons["segmentation"]) | masks
 
 
 def _box_items(
     persons: pa.Table, boxes: NDArray[np.float64], derived: NDArray[np.bool_], style: Mapping[str, str]
 ) -> list[Any]:
-    items: list[Any] = _rows.python_lists(persons["bbox"], style.get("annotations.bbox"))
+    items = _list_column(persons, "bbox", style)[1] or [None] * len(derived)
     for row in np.flatnonzero(derived).tolist():
-        items[row] = boxes[row].tolist()
+        items[row] = boxes[row]
     return items
+
+
+def _list_column(persons: pa.Table, key: str, style: Mapping[str, str]) -> tuple[str, list[Any], NDArray[np.bool_]]:
+    present = schema.valid(persons[key])
+    return key, _columns.column_lists(persons[key], style.get(f"annotations.{key}")) if present.any() else [], present
 
 
 def derived_boxes(
@@ -216,43 +232,36 @@ def _squares(persons: pa.Table) -> NDArray[np.float64]:
 
 
 def _id_columns(dataset: ds.Dataset) -> list[Column]:
-    persons, texts = dataset.persons, _coco_parts.written_ids(dataset)
-    numbers = schema.values(persons["image_id"]).tolist()
+    persons = dataset.persons
     # A COCO file without ids gets none; whatever else is written needs them.
     unnumbered = len(dataset.datasets) == 1 and all(
         d.get("annotation_ids") == "assigned" and d.get("source_format") in _coco_parts.ANNOTATIONS
         for d in dataset.datasets.values()
     )
+    ids = schema.values(persons["annotation_id"]).tolist()
     return [
-        (
-            "image_id",
-            [texts.get(number, number) for number in numbers] if texts else numbers,
-            np.ones(len(dataset), bool),
-        ),
-        ("id", schema.values(persons["annotation_id"]).tolist(), np.full(len(dataset), not unnumbered)),
+        ("image_id", _coco_parts.id_items(dataset, persons["image_id"]), np.ones(len(dataset), bool)),
+        ("id", ids, np.full(len(dataset), not unnumbered)),
     ]
 
 
 def _scalar_columns(
     dataset: ds.Dataset, style: Mapping[str, str], native: NDArray[np.bool_], losses: LossReport
 ) -> list[Column]:
-    persons, columns = dataset.persons, []
-    for key in ("num_keypoints", "area", "iscrowd", "score", "scale", "track_id", "person_index"):
-        present = schema.valid(persons[key])
-        columns.append((key, _rows.scalars(persons[key], style.get(f"annotations.{key}")), present))
-    (_, counts, counted), (_, _, sized), (_, crowd, flagged) = columns[:3]
-    open_rows = ~native & ~counted
-    for row, number in zip(
-        np.flatnonzero(open_rows).tolist(), labelled_per_person(dataset)[open_rows].tolist(), strict=True
-    ):
-        counts[row] = number
+    persons = dataset.persons
+    present = {key: schema.valid(persons[key]) for key in _SCALARS}
+    data = {key: schema.values(persons[key], missing=0) for key in _SCALARS}
+    open_rows = ~native & ~present["num_keypoints"]
+    if open_rows.any():
+        data["num_keypoints"] = np.where(open_rows, labelled_per_person(dataset), data["num_keypoints"])
     losses.add("num_keypoints", int(open_rows.sum()), "counted: labelled keypoints")
-    for row in np.flatnonzero(~native & ~flagged).tolist():
-        crowd[row] = 0
-    losses.add("iscrowd", int((~native & ~flagged).sum()), "written as 0")
-    losses.add("no area", int((~native & ~sized).sum()), "left out, never invented: COCO's own evaluator demands it")
-    columns[0], columns[2] = (columns[0][0], counts, counted | open_rows), (columns[2][0], crowd, flagged | ~native)
-    return columns
+    losses.add("iscrowd", int((~native & ~present["iscrowd"]).sum()), "written as 0")
+    unsized = int((~native & ~present["area"]).sum())
+    losses.add("no area", unsized, "left out, never invented: COCO's own evaluator demands it")
+    present["num_keypoints"] |= open_rows
+    present["iscrowd"] |= ~native
+    styles = {key: style.get(f"annotations.{key}") for key in _SCALARS}
+    return [(key, _columns.scalars(data[key], styles[key]), present[key]) for key in _SCALARS]
 
 
 def _uncounted_losses(dataset: ds.Dataset, losses: LossReport) -> None:

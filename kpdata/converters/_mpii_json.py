@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import geometry, schema
-from kpdata.converters import _json, _matlab, _rows
+from kpdata.converters import _columns, _json, _matlab, _rows
 from kpdata.errors import FormatError
 from kpdata.losses import LossReport
 from kpdata.schema import Visibility
@@ -220,7 +220,13 @@ def _keep_inexact(people: _People, joints: Floats, center: Floats) -> None:
 
 
 def encode(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], LossReport]:
-    """The list of a dataset's people, and what it could not hold. Pure.
+    """The list of a dataset's people as plain Python, and what it could not hold; see `document`."""
+    text, losses = document(dataset)
+    return _columns.parsed(text), losses
+
+
+def document(dataset: ds.Dataset) -> tuple[bytes, LossReport]:
+    """The JSON text of the list of a dataset's people, and what it could not hold. Pure.
 
     People without centre or scale get the centre of their box and its height / 200 px (the keypoints' extent where
     there is no box); an image without a file name is named by its id. Both are counted as additions.
@@ -234,18 +240,18 @@ def encode(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], LossReport]:
     flags, joints, present = _joint_items(dataset, native, style, losses)
     center, scale, centred, scaled = framing(dataset, ~native, losses)
     shifted = np.where(_matlab.every(np.isnan(center))[:, None], _MISSING, center + BASE)
-    centers = _rows.python_numbers(shifted.reshape(-1), style.get("center"))
     names, named = file_names(dataset, ~native, losses)
     columns = [
-        ("joints_vis", flags, present), ("joints", joints, present), ("image", names, named),
-        ("scale", _rows.python_numbers(scale, style.get("scale")), scaled),
-        ("center", [centers[i : i + 2] for i in range(0, len(centers), 2)], centred),
+        ("joints_vis", flags, present), ("joints", joints, present), ("image", _columns.texts(names), named),
+        ("scale", _columns.numbers(scale, style.get("scale")), scaled),
+        ("center", _columns.matrix_lists(shifted, style.get("center")), centred),
     ]  # fmt: skip
     _matlab.count_columns(dataset, losses, held=("center", "scale", "file_name"), own=native)
     losses.lose(
         "other variables", _matlab.foreign_variables(dataset, {}), "a JSON list of people has no place for them"
     )
-    return _rows.assemble(len(dataset), columns, _own_extras(dataset, native, persons["extras"], shifted)), losses
+    extras = _own_extras(dataset, native, persons["extras"], shifted)
+    return _columns.document(_columns.assemble(len(dataset), columns, extras)), losses
 
 
 def _style(dataset: ds.Dataset) -> dict[str, str]:
@@ -275,11 +281,8 @@ def _joint_items(
     stated = np.isin(flags, (Visibility.OCCLUDED, Visibility.VISIBLE))
     losses.lose("visibility", int(stated.sum()), "occluded or visible: joints_vis says labelled or not")
     written = np.where((np.isnan(xy).all(-1) & (flags == 0))[..., None], _MISSING, xy + BASE)
-    numbers = _rows.python_numbers(written.reshape(-1), style.get("joints"))
-    pairs = [numbers[i : i + 2] for i in range(0, len(numbers), 2)]
-    ones = _rows.python_numbers(third.reshape(-1), style.get("joints_vis"))
-    starts = range(0, len(pairs), COUNT)
-    return [ones[i : i + COUNT] for i in starts], [pairs[i : i + COUNT] for i in starts], present
+    ones = _columns.matrix_lists(third, style.get("joints_vis"))
+    return ones, _columns.matrix_lists(written, style.get("joints")), present
 
 
 def framing(
@@ -346,17 +349,3 @@ def _says(kept: Floats, now: Floats, may_miss: NDArray[np.bool_]) -> bool:
     """The kept numbers of a file, read again, are the points that the columns hold now."""
     again = np.where(may_miss[..., None], _shifted(kept), kept - BASE)
     return np.array_equal(again, now, equal_nan=True)
-
-
-def has_nonfinite(dataset: ds.Dataset) -> bool:
-    """Whether NaN or infinity would be written into the JSON (missing joints are -1, -1 and do not count)."""
-    xy, flags, present = _matlab.points_of(dataset, SKELETON)
-    gone = np.isnan(xy).all(-1) & (flags == 0)
-    center, scale = schema.ragged(dataset.persons["center"])[0], schema.values(dataset.persons["scale"], missing=0)
-    raw = schema.ragged(dataset.persons["visibility_raw"])[0]
-    texts = [text for text in schema.texts(dataset.persons["extras"]) if text is not None]
-    return (
-        bool((~np.isfinite(xy).all(-1) & ~gone & present[:, None]).any())
-        or not all(np.isfinite(array).all() for array in (center, scale, raw))
-        or any("NaN" in text or "Infinity" in text for text in texts)
-    )

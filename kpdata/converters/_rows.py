@@ -24,12 +24,6 @@ from kpdata.converters._collectors import Where as Where
 from kpdata.converters._collectors import joined_numbers as joined_numbers
 from kpdata.converters._collectors import reread as reread
 from kpdata.converters._collectors import utf8 as utf8
-from kpdata.converters._columns import assemble as assemble
-from kpdata.converters._columns import parsed as parsed
-from kpdata.converters._columns import python_lists as python_lists
-from kpdata.converters._columns import python_numbers as python_numbers
-from kpdata.converters._columns import python_polygons as python_polygons
-from kpdata.converters._columns import scalars as scalars
 from kpdata.converters._json import OBJECTS, NotStreamable, Rows, chunks
 
 

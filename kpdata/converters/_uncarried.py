@@ -67,10 +67,10 @@ def ids(
     losses.lose("ids", changed, "the format has no ids: images and people are numbered in the order of the files")
 
 
-def native(dataset: ds.Dataset, column: object, format: str) -> NDArray[np.bool_]:
+def native(dataset: ds.Dataset, column: pa.ChunkedArray, format: str) -> NDArray[np.bool_]:
     """(rows,) bool: the row of a `dataset` column comes from a source of this format."""
     names = {name for name, facts in _formats(dataset.datasets).items() if facts == format}
-    return np.array([name in names for name in schema.texts(column)], bool)
+    return schema.among(column, names)
 
 
 def _formats(datasets: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import files, schema
-from kpdata.converters import _coco_parts, _coco_write, _json, _rows, _uncarried, coco
-from kpdata.converters._coco_parts import Column
+from kpdata.converters import _coco_parts, _coco_write, _columns, _json, _uncarried, coco
 from kpdata.converters._coco_people import WHOLEBODY
+from kpdata.converters._columns import Column
 from kpdata.converters._source import Source
 from kpdata.errors import FormatError
 from kpdata.losses import LossReport
@@ -79,8 +79,15 @@ def _decode(raw: Any, source: str, skeleton: Skeleton | None) -> ds.Dataset:
 
 
 def encode(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], LossReport]:
-    """The results list of a dataset. Ground truth becomes predictions of score 1, those of a perfect model.
+    """The results list of a dataset as plain Python, and what it could not hold; see `document`."""
+    text, losses = document(dataset)
+    return _columns.parsed(text), losses
 
+
+def document(dataset: ds.Dataset) -> tuple[bytes, LossReport]:
+    """The JSON text of the results list of a dataset, and what it could not hold.
+
+    Ground truth becomes predictions of score 1, those of a perfect model.
     People of other sources who have neither keypoints nor a box are left out and counted.
     """
     losses = LossReport("coco_results")
@@ -95,22 +102,21 @@ def encode(dataset: ds.Dataset) -> tuple[list[dict[str, Any]], LossReport]:
         extras = schema.chunk(extras).take(schema.fixed(np.flatnonzero(~empty), pa.int64()))
     style = _coco_parts.common_style(dataset)
     columns = [*_ids(dataset), *_keypoints(dataset, style), *_scalars(dataset, style, ours, losses)]
-    return _rows.assemble(len(dataset), columns, extras), losses
+    return _columns.document(_columns.assemble(len(dataset), columns, extras)), losses
 
 
 def write(dataset: ds.Dataset, path: Path, *, allow_lossy: bool = False, force: bool = False) -> LossReport:
     """Write a COCO results file."""
     files.refuse_existing(path, force)
-    raw, losses = encode(dataset)
+    text, losses = document(dataset)
     losses.require(allow_lossy, path)
-    files.write_bytes(path, _json.dump(raw), force=force)
+    files.write_bytes(path, text, force=force)
     return losses
 
 
 def _ids(dataset: ds.Dataset) -> Iterable[Column]:
-    persons, texts = dataset.persons, _coco_parts.written_ids(dataset)
-    numbers = schema.values(persons["image_id"]).tolist()
-    yield "image_id", [texts.get(n, n) for n in numbers] if texts else numbers, np.ones(len(dataset), bool)
+    persons = dataset.persons
+    yield "image_id", _coco_parts.id_items(dataset, persons["image_id"]), np.ones(len(dataset), bool)
     present = schema.valid(persons["category_id"])
     ours = _coco_parts.of_formats(dataset, persons, ("coco_results",))
     numbers = np.where(present, schema.values(persons["category_id"]), 1)
@@ -167,12 +173,12 @@ def _scalars(
     scored = schema.valid(persons["score"])
     perfect = ~scored & ~ours
     losses.add("score", int(perfect.sum()), "people without a score are written with 1")
-    scores = _rows.scalars(persons["score"], style.get("annotations.score"))
+    scores = _columns.column_scalars(persons["score"], style.get("annotations.score"))
     yield "score", [1 if made else s for s, made in zip(scores, perfect.tolist(), strict=True)], scored | perfect
     boxes = schema.valid(persons["bbox"]) & (ours | ~schema.valid(persons["keypoints"]))
-    yield "bbox", _rows.python_lists(persons["bbox"], style.get("annotations.bbox")), boxes
+    yield "bbox", _columns.column_lists(persons["bbox"], style.get("annotations.bbox")), boxes
     for key in ("area", "track_id", "num_keypoints", "iscrowd"):
-        items = _rows.scalars(persons[key], style.get(f"annotations.{key}"))
+        items = _columns.column_scalars(persons[key], style.get(f"annotations.{key}"))
         yield key, items, schema.valid(persons[key]) & ours
     shapes, present = _coco_write.segmentations(persons, style)
     yield "segmentation", shapes, present & ours

@@ -13,7 +13,7 @@ from typing import Any
 
 from kpdata import dataset as ds
 from kpdata import files
-from kpdata.converters import _coco_write, _json, coco
+from kpdata.converters import _coco_write, coco
 from kpdata.converters._source import Source
 from kpdata.losses import LossReport
 
@@ -51,7 +51,7 @@ def write(
 ) -> LossReport:
     """Write a CrowdPose annotation file."""
     files.refuse_existing(path, force)
-    raw, losses = encode(dataset, unknown_as=unknown_as)
+    text, losses = _coco_write.document(dataset, unknown_as=unknown_as, name="crowdpose")
     losses.require(allow_lossy, path)
-    files.write_bytes(path, _json.dump(raw), force=force)
+    files.write_bytes(path, text, force=force)
     return losses

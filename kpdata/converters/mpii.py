@@ -139,10 +139,10 @@ def write(
     """
     files.refuse_existing(path, force)
     variant = variant or variant_for(dataset, path)
-    raw, losses = encode(dataset, variant=variant)
+    raw, losses = _mpii_json.document(dataset) if variant == "json" else encode(dataset, variant=variant)
     losses.require(allow_lossy, path)
-    if isinstance(raw, list):
-        data = _json.dump(raw, nonfinite=_mpii_json.has_nonfinite(dataset))
+    if isinstance(raw, bytes):
+        data = raw
     elif variant == "h5" or (variant == "predictions" and _is_h5(path)):
         data = _matlab.hdf5_bytes(raw)
     else:
