@@ -37,10 +37,12 @@ $(VENV)/bin/python:
 
 $(CORE): $(INSTALLED) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m compileall -q kpdata
 	touch $@
 
 $(DEV): $(INSTALLED) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m compileall -q kpdata
 	touch $@ $(CORE)
 
 clean:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kpdata.errors import DestinationExists, FormatError, WriteError
 
+_BY_SLICES = 1 << 24  # bytes from which a file is read by slices
 _ONE_BY_ONE = 32  # files that are flushed to the disk each on its own
 
 
@@ -27,6 +28,39 @@ def read_bytes(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
+class Bytes:
+    """A file's content by slices, read when they are asked for: a big file never lies in memory as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = path.open("rb")
+        self._size = os.fstat(self._handle.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: slice) -> bytes:
+        start, stop, _ = place.indices(self._size)
+        parts, end = [], stop
+        while start < end:  # the system may give less than it is asked for
+            part = os.pread(self._handle.fileno(), end - start, start)
+            if not part:
+                break  # somebody cut the file while it was read: its JSON will not be whole
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def sliced(path: Path) -> Bytes | None:
+    """The file for reading by slices; None where that gains nothing (small files) or cannot be (gzip)."""
+    try:
+        if path.is_file() and path.stat().st_size >= _BY_SLICES and hasattr(os, "pread"):
+            found = Bytes(path)
+            return None if found[:2] == b"\x1f\x8b" else found
+    except OSError:  # reading it whole says what is wrong
+        pass
+    return None
+
+
 def unreadable(path: Path, error: OSError) -> FormatError:
     """The sentence for a file that the system does not let us read."""
     if isinstance(error, FileNotFoundError):
@@ -35,7 +69,7 @@ def unreadable(path: Path, error: OSError) -> FormatError:
 
 
 def fingerprint(path: Path, data: bytes | None = None) -> dict[str, str | int]:
-    """Name, size in bytes and SHA-256 of a file, for provenance. data: what `read_bytes` gave, where that is at hand."""
+    """Name, size in bytes and SHA-256 of a file, for provenance. data: what `read_bytes` gave, if at hand."""
     size = path.stat().st_size
     if data is not None and len(data) == size and path.suffix != ".gz":
         return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": size}

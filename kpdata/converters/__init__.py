@@ -26,9 +26,9 @@ FORMATS = {
     "kp": "kpdata.converters.kp",
     "crowdpose": "kpdata.converters.crowdpose",
     "coco": "kpdata.converters.coco",
+    "coco_results": "kpdata.converters.coco_results",
     "mpii": "kpdata.converters.mpii",
     "labelme": "kpdata.converters.labelme",
-    "coco_results": "kpdata.converters.coco_results",
     "lsp": "kpdata.converters.lsp",
     "yolo": "kpdata.converters.yolo",
 }

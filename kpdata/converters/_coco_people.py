@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,8 +135,12 @@ class Annotations:
         column = self.ids["category_id"]
         column.refuse((int, str, float), "an integer or a text", self.source, self.where)
         if column.array is not None and column.types() == {int} and len(column.rows) == self.count:
-            known, place = np.unique(column.array, return_inverse=True)
-            return schema.fixed(column.array, pa.int64()), place, known.tolist()
+            ids = column.array
+            if len(ids) and (ids == ids[0]).all():
+                known, place = ids[:1], np.zeros(len(ids), np.int64)
+            else:
+                known, place = np.unique(ids, return_inverse=True)
+            return schema.fixed(ids, pa.int64()), place, known.tolist()
         by_row: list[Any] = [None] * self.count
         for row, item in zip(column.rows.tolist(), column.items, strict=True):
             by_row[row] = item
@@ -199,12 +203,12 @@ class Annotations:
         coordinates, flags, thirds = [], [], []
         names = np.zeros(self.count, np.int64)
         for number, (skeleton, rows) in enumerate(groups, start=1):
-            xy, visibility, third = split_keypoints(self._blocks(rows, whole, len(skeleton)), self.results)
+            xy, visibility, third = self._split(rows, whole, len(skeleton))
             coordinates.append((rows, xy.reshape(len(rows), -1)))
             flags.append((rows, visibility))
             # The source's own third numbers stay where one of a person's is no flag.
             kept = np.ones(len(rows), bool) if self.results else ~np.isin(third, (0, 1, 2)).all(1)
-            thirds.append((rows[kept], third[kept]))
+            thirds.append((rows, third) if kept.all() else (rows[kept], third[kept]))
             names[rows] = number
         thirds = [part for part in thirds if len(part[0])]
         columns = {
@@ -241,7 +245,8 @@ class Annotations:
         column = self.lists["keypoints"]
         rows, lengths = column.rows, column.lengths
         code = place[rows] * 2 + whole[rows]
-        codes, first = np.unique(code, return_index=True)
+        same = len(code) > 0 and bool((code == code[0]).all())
+        codes, first = (code[:1], np.zeros(1, np.int64)) if same else np.unique(code, return_index=True)
         groups: dict[str, tuple[Skeleton, list[NDArray[np.int64]]]] = {}
         for number in codes[np.argsort(first)].tolist():  # in the order of first appearance
             category, is_whole = known[number // 2], number % 2
@@ -289,17 +294,32 @@ class Annotations:
                 hint="every person of a category needs the same keypoints; mend or remove those annotations",
             )
 
-    def _blocks(self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
+    def _split(
+        self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]]:
+        """`split_keypoints` of these rows."""
+        shape, start = (len(rows), count), 0
+        xy, flags, thirds = np.empty((*shape, 2)), np.empty(shape, np.int8), np.empty(shape)
+        for block in self._blocks(rows, whole, count):
+            place = slice(start, start := start + len(block))
+            xy[place], flags[place], thirds[place] = split_keypoints(block, self.results)
+        return xy, flags, thirds
+
+    def _blocks(self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int) -> Iterator[NDArray[np.float64]]:
         """(n, K, 3) numbers of these rows: WholeBody's groups side by side where a row has them apart."""
-        apart = whole[rows]
+        apart, column = whole[rows], self.lists["keypoints"]
+        if not apart.any() and len(rows) == len(column.rows):
+            yield from (block.reshape(-1, count, 3) for block in column.blocks(3 * count))
+            return
         if not apart.any():
-            return self.lists["keypoints"].block(rows).reshape(len(rows), count, 3)
+            yield column.block(rows).reshape(len(rows), count, 3)
+            return
         block = np.empty((len(rows), 3 * count))
         if not apart.all():
             block[~apart] = self.lists["keypoints"].block(rows[~apart])
         parts = [self.lists[key].block(rows[apart]) for key in ("keypoints", *WHOLEBODY_PARTS)]
         block[apart] = np.concatenate(parts, axis=1)
-        return block.reshape(len(rows), count, 3)
+        yield block.reshape(len(rows), count, 3)
 
     # --------------------------------------------------------------------------------------------- provenance
 
@@ -308,8 +328,12 @@ class Annotations:
         area, box = self.scalars["area"], self.lists["bbox"]
         if not len(area.rows):
             return "none"
-        _, mine, theirs = np.intersect1d(area.rows, box.rows, assume_unique=True, return_indices=True)
-        areas, boxes = np.array(area.items, np.float64)[mine], box.flat().reshape(-1, 4)[theirs]
+        if np.array_equal(area.rows, box.rows):
+            mine = theirs = np.arange(len(area.rows))
+        else:
+            _, mine, theirs = np.intersect1d(area.rows, box.rows, assume_unique=True, return_indices=True)
+        values = np.array(area.items if area.array is None else area.array, np.float64)
+        areas, boxes = values[mine], box.flat().reshape(-1, 4)[theirs]
         with np.errstate(all="ignore"):
             whole = boxes[:, 2] * boxes[:, 3]
             equal = np.abs(areas - whole) <= 1e-3 * np.maximum(np.abs(whole), 1)
@@ -327,14 +351,15 @@ class Annotations:
 def split_keypoints(
     block: NDArray[np.float64], results: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]]:
-    """(n, K, 3) numbers -> xy (n, K, 2), visibility (n, K), the third numbers (n, K).
+    """(n, K, 3) numbers -> xy (n, K, 2), visibility (n, K), the third numbers (n, K); the numbers may be views.
 
     Results: coordinates as they are, visibility unknown everywhere, the third number is a score. Annotations: COCO's
     empty value 0, 0, 0 becomes NaN; a third number that is no flag but above 0 is "labelled, visibility unknown".
     """
-    xy, third = block[..., :2].copy(), block[..., 2]
+    third = block[..., 2]
     if results:
-        return xy, np.full(third.shape, schema.Visibility.UNKNOWN, np.int8), third
+        return block[..., :2], np.full(third.shape, schema.Visibility.UNKNOWN, np.int8), third
+    xy = block[..., :2].copy()
     with np.errstate(invalid="ignore"):
         flag = np.where((third == 1) | (third == 2), third, np.where(third > 0, schema.Visibility.UNKNOWN, 0))
     xy[(block == 0).all(-1)] = np.nan
@@ -350,9 +375,8 @@ def _numbered(ids: _rows.Scalars, numbers: Mapping[Any, int]) -> NDArray[np.int6
 
 def _texts_of(texts: list[str | None], place: NDArray[np.int64]) -> pa.Array:
     """The text at each place, as a column."""
-    used = np.unique(place).tolist()
-    if len(used) == 1:
-        return schema.constant(texts[used[0]], len(place))
+    if len(place) and (place == place[0]).all():
+        return schema.constant(texts[int(place[0])], len(place))
     return schema.strings([texts[number] for number in place.tolist()])
 
 

@@ -7,7 +7,7 @@ absent stay three things. `extend` takes parsed values, `take` what the compiled
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,24 @@ class _Integers:
         return whole
 
 
+class _Numbers:
+    """float64 values that come in pieces."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float64]] = []
+
+    def add(self, more: NDArray[np.float64]) -> None:
+        self.parts.append(more)
+
+    def whole(self) -> NDArray[np.float64]:
+        if len(self.parts) != 1:
+            self.parts = [np.concatenate([np.empty(0), *self.parts])]
+        return self.parts[0]
+
+    def any_integral(self) -> bool:
+        return any(map(_any_integral, self.parts))
+
+
 class Extras:
     """JSON text, a row, of what has no column."""
 
@@ -63,9 +81,9 @@ class Extras:
         for row, value in zip(rows, values, strict=True):
             parts.setdefault(row, []).append(text(value)[1:-1])
 
-    def members(self, texts: Mapping[int, str]) -> None:
-        """Keep what `objects` would, as text already."""
-        for row, value in texts.items():
+    def members(self, texts: Sequence[tuple[int, str]]) -> None:
+        """Keep what `objects` would, as text already: of each row its JSON members."""
+        for row, value in texts:
             self.parts.setdefault(row, []).append(value)
 
     def brackets(self) -> int:
@@ -106,7 +124,7 @@ class Scalars:
         self.key, self.extras = key, extras
         self._rows = _Integers()
         self._items: list[Any] | None = []
-        self.array: NDArray[Any] | None = None  # the values where all are integers, or all reals, of the scanner
+        self._arrays: list[NDArray[Any]] = []  # the values where all are integers, or all reals, of the scanner
 
     @property
     def rows(self) -> Ints:
@@ -120,6 +138,13 @@ class Scalars:
             self._items = [] if self.array is None else self.array.tolist()
         return self._items
 
+    @property
+    def array(self) -> NDArray[Any] | None:
+        """(V,) int64 or float64, where the scanner found nothing else."""
+        if len(self._arrays) > 1:
+            self._arrays = [np.concatenate(self._arrays)]
+        return self._arrays[0] if self._arrays else None
+
     def extend(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         """Take values of these rows; an explicit null goes to extras."""
         if None in values:
@@ -131,13 +156,17 @@ class Scalars:
         self.items.extend(values)
 
     def take(self, found: _scanning.Found) -> None:
-        """As `extend`, all rows at once."""
-        kind = found.kinds[0] if len(found.kinds) and (found.kinds == found.kinds[0]).all() else None
-        if kind == _scanning.INTEGER or kind == _scanning.REAL:
-            self.array = found.first if kind == _scanning.INTEGER else found.first.view(np.float64)
+        """As `extend`, many rows at once."""
+        kind = found.kinds[0] if (found.kinds == found.kinds[0]).all() else None
+        types = {np.dtype(np.int64): _scanning.INTEGER, np.dtype(np.float64): _scanning.REAL}
+        fits = not self._rows.parts or (self._arrays and types[self._arrays[0].dtype] == kind)
+        if fits and kind in types.values():
+            self._arrays.append(found.first if kind == _scanning.INTEGER else found.first.view(np.float64))
             self._items = None
             self._rows.add(found.rows)
         else:
+            assert self.items is not None  # made of the arrays so far
+            self._arrays = []
             self.extend(found.rows.tolist(), found.items())
 
     def types(self) -> set[type]:
@@ -205,7 +234,7 @@ class Scalars:
         if not all(keep):
             self._rows.parts = [self.rows[np.array(keep, bool)]]
             self._items = [item for item, stays in zip(self.items, keep, strict=True) if stays]
-            self.array = None
+            self._arrays = []
 
     def _scatter(self, count: int, kind: pa.DataType, data: NDArray[Any]) -> pa.Array:
         rows = self.rows
@@ -241,8 +270,9 @@ class NumberLists:
         self.key, self.extras, self.source, self.strict = key, extras, source, strict
         self.where = where or (lambda row: f"row {row + 1}")
         self._rows, self._lengths = _Integers(), _Integers()
-        self.data: Any = bytearray()
+        self.data = _Numbers()
         self.saw_integer = self.exact = False  # exact: an integer cannot have been overlooked
+        self._integral: bool | None = None
 
     @property
     def rows(self) -> Ints:
@@ -262,13 +292,14 @@ class NumberLists:
             return
         self._rows.add(rows)
         self._lengths.add(lengths)
-        self.data += body
+        self.data.add(np.frombuffer(body))
 
     def take(self, found: _scanning.Found) -> None:
-        """As `extend`, all rows at once."""
+        """As `extend`, many rows at once."""
         self._rows.add(found.rows)
         self._lengths.add(found.lengths)
-        self.data, self.saw_integer, self.exact = found.numbers, found.saw_integer, True
+        self.data.add(found.numbers)
+        self.saw_integer, self.exact = self.saw_integer or found.saw_integer, True
 
     def _one_by_one(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         for row, value in zip(rows, values, strict=True):
@@ -282,11 +313,11 @@ class NumberLists:
             self.saw_integer = saw_integer
             self._rows.add([row])
             self._lengths.add(lengths)
-            self.data += body
+            self.data.add(np.frombuffer(body))
 
     def flat(self) -> NDArray[np.float64]:
         """All values, one row after the other."""
-        return np.frombuffer(self.data, np.float64)
+        return self.data.whole()
 
     def brackets(self) -> int:
         """How many `[` these lists were written with."""
@@ -308,8 +339,27 @@ class NumberLists:
             return
         moved = self.rows[odd].tolist()
         self.extras.extend(moved, self.key, reread(source, self.key, moved))
-        self.data = self.flat()[np.repeat(~odd, self.lengths)]
+        self.data.parts = [self.flat()[np.repeat(~odd, self.lengths)]]
         self._rows.parts, self._lengths.parts = [self.rows[~odd]], [self.lengths[~odd]]
+
+    def holds_integral(self) -> bool:
+        """Whether there is an integral value while no integer was seen."""
+        if self._integral is None:
+            self._integral = not self.saw_integer and self.data.any_integral()
+        return self._integral
+
+    def blocks(self, width: int) -> Iterator[NDArray[np.float64]]:
+        """All lists, which have this length, as (n, width), piece by piece.
+
+        A piece is let go when the next is due: of the scanner's lists nothing but their style can be asked afterwards.
+        """
+        if not self.exact:
+            yield self.flat().reshape(-1, width)
+            return
+        self.holds_integral()
+        self.data.parts.reverse()
+        while self.data.parts:
+            yield self.data.parts.pop().reshape(-1, width)
 
     def undecided(self) -> NDArray[np.int64]:
         """Rows with an integral value while no integer was seen: only the source's own text tells 1 from 1.0."""
@@ -325,7 +375,7 @@ class Polygons:
         self.key, self.extras = "segmentation", extras
         # Rows, how many polygons each has, and how many numbers each polygon.
         self._rows, self._polygons_of, self._lengths = _Integers(), _Integers(), _Integers()
-        self.data: Any = bytearray()
+        self.data = _Numbers()
         self.saw_integer = self.exact = False
         self.masks: dict[int, str] = {}
 
@@ -349,14 +399,15 @@ class Polygons:
                 self.extras.add(row, self.key, value)
 
     def take(self, found: _scanning.Found) -> None:
-        """As `extend`, all rows at once."""
+        """As `extend`, many rows at once."""
         masks = found.kinds == _scanning.OBJECT
         spans = zip(found.rows[masks].tolist(), found.first[masks].tolist(), found.second[masks].tolist(), strict=True)
-        self.masks = {row: text(json.loads(found.data[start:stop])) for row, start, stop in spans}
+        self.masks |= {row: text(json.loads(found.data[start:stop])) for row, start, stop in spans}
         self._rows.add(found.rows[~masks])
         self._polygons_of.add(found.first[~masks])
         self._lengths.add(found.lengths)
-        self.data, self.saw_integer, self.exact = found.numbers, found.saw_integer, True
+        self.data.add(found.numbers)
+        self.saw_integer, self.exact = self.saw_integer or found.saw_integer, True
 
     def _polygons(self, rows: Sequence[int], values: Sequence[Any]) -> bool:
         polygons = [polygon for value in values for polygon in value]
@@ -367,17 +418,21 @@ class Polygons:
         self._rows.add(rows)
         self._polygons_of.add(list(map(len, values)))
         self._lengths.add(lengths)
-        self.data += body
+        self.data.add(np.frombuffer(body))
         return True
 
     def flat(self) -> NDArray[np.float64]:
         """All values, one polygon after the other."""
-        return np.frombuffer(self.data, np.float64)
+        return self.data.whole()
 
     def brackets(self) -> int:
         """As `NumberLists.brackets`."""
         masks = sum(mask.count("[") for mask in self.masks.values())
         return len(self.rows) + int(self._polygons_of.array().sum()) + masks
+
+    def holds_integral(self) -> bool:
+        """As `NumberLists.holds_integral`."""
+        return not self.saw_integer and self.data.any_integral()
 
     def undecided(self) -> NDArray[np.int64]:
         """As `NumberLists.undecided`."""
@@ -402,7 +457,7 @@ class Polygons:
 
 
 def _integral_rows(column: NumberLists | Polygons, lengths: Ints) -> Ints:
-    if column.saw_integer or not len(column.rows) or not _any_integral(column.flat()):
+    if not column.holds_integral():
         return np.empty(0, np.int64)
     flat = column.flat()
     total = np.concatenate([[0], np.cumsum(flat == np.floor(flat))])

@@ -20,8 +20,10 @@ import orjson
 import simdjson
 
 from kpdata.errors import FormatError
+from kpdata.files import Bytes
 
 _CHUNK = 1 << 19  # small enough that simdjson's tape (16 bytes a number) stays in a few MB, big enough to be free
+_WINDOW = 1 << 14
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _LAST = re.compile(rb"\}\s*\]")
 _MARK = "kpdata: the rows of {}"
@@ -35,16 +37,16 @@ class NotStreamable(Exception):
 
 
 class Rows:
-    """The objects of one big JSON array, parsed in chunks."""
+    """The objects of one big JSON array, between two positions of a document, parsed in chunks."""
 
-    def __init__(self, data: bytes, start: int, stop: int) -> None:
+    def __init__(self, data: bytes | Bytes, start: int, stop: int) -> None:
         self.data, self.start, self.stop = data, start, stop
 
     def chunks(self) -> Iterator[list[Any]]:
         """The objects as lists of simdjson objects. A list must be let go before the next but one is asked for."""
         # Two parsers take turns, because the caller's loop variable still holds the objects of the last chunk.
         parsers = (simdjson.Parser(), simdjson.Parser())
-        for turn, (start, stop) in enumerate(self._cuts(_CHUNK)):
+        for turn, (start, stop) in enumerate(self.cuts(_CHUNK)):
             try:
                 parsed: Any = parsers[turn % 2].parse(b"[" + self.data[start:stop] + b"]")
                 chunk = list(parsed)
@@ -53,17 +55,25 @@ class Rows:
             yield chunk
             del chunk, parsed
 
-    def cuts(self, parts: int) -> list[tuple[int, int]]:
-        """About `parts` ranges of whole objects, if no text or inner list has the look of a border between two."""
-        return list(self._cuts((self.stop - self.start) // parts))
-
-    def _cuts(self, size: int) -> Iterator[tuple[int, int]]:
+    def cuts(self, size: int) -> Iterator[tuple[int, int]]:
+        """Ranges of whole objects of about `size` bytes, if no text and no inner list looks like a border of two."""
         start = self.start
         while start < self.stop:
-            cut = _BETWEEN.search(self.data, start + size, self.stop) if start + size < self.stop else None
-            stop = cut.start() + 1 if cut else self.stop
+            stop, after = self._border(start + size)
             yield start, stop
-            start = self.data.index(b",", stop) + 1 if cut else self.stop
+            start = after
+
+    def _border(self, at: int) -> tuple[int, int]:
+        """Where the first object that ends behind `at` ends, and where the next one starts."""
+        window = _WINDOW
+        while at < self.stop:
+            found = _BETWEEN.search(self.data[at : min(at + window, self.stop)])
+            if found:
+                return at + found.start() + 1, at + found.end() - 1
+            if at + window >= self.stop:
+                break
+            window *= 4
+        return self.stop, self.stop
 
     def plain(self) -> list[Any]:
         """All rows as plain Python."""
@@ -75,7 +85,7 @@ class Rows:
 
     def brackets(self) -> int:
         """How many `[` stand in the text of the rows."""
-        return self.data.count(b"[", self.start, self.stop)
+        return sum(self.data[start:stop].count(b"[") for start, stop in self.cuts(_CHUNK))
 
 
 def chunks(rows: Any) -> Iterator[list[Any]]:
@@ -95,10 +105,7 @@ def stream(data: bytes) -> Any:
     start = len(data) - len(data.removeprefix(b"\xef\xbb\xbf").lstrip())
     try:
         if data[start : start + 1] == b"[":
-            stop = data.rindex(b"]")
-            if data[stop + 1 :].strip():
-                raise NotStreamable
-            return Rows(data, start + 1, stop) if data[start + 1 : stop].strip() else []
+            return _top_rows(data, start)
         people = _objects(data, "annotations")
         if not people:
             return plain(simdjson.Parser().parse(data[start:]))
@@ -111,6 +118,24 @@ def stream(data: bytes) -> Any:
         return _without(data, start, {"annotations": people})
     except (ValueError, RuntimeError) as error:
         raise NotStreamable from error
+
+
+def stream_list(data: Bytes) -> Any:
+    """As `stream`, for a document whose first character is `[`: only its ends are looked at."""
+    head = data[:4096]
+    return _top_rows(data, len(head) - len(head.removeprefix(b"\xef\xbb\xbf").lstrip()))
+
+
+def _top_rows(data: bytes | Bytes, start: int) -> Any:
+    tail = data[max(start + 1, len(data) - 4096) : len(data)].rstrip()
+    stop = max(start + 1, len(data) - 4096) + len(tail) - 1
+    if tail[-1:] != b"]":
+        raise NotStreamable
+    if data[start + 1 : min(stop, start + 4096)].strip():
+        return Rows(data, start + 1, stop)
+    if stop - start > 4096:  # thousands of blanks, and then?
+        raise NotStreamable
+    return []
 
 
 def _objects(data: bytes, key: str) -> Rows | None:

@@ -50,12 +50,17 @@ def scan(rows: Rows, handlers: Mapping[str, Any], extras: Extras) -> int | None:
     scanned = _scanning.scan(rows, list(handlers), [handler.kind for handler in handlers.values()])
     if scanned is None:
         return None
-    count, found, members = scanned
-    for handler, values in zip(handlers.values(), found, strict=True):
-        if len(values.rows):
-            handler.take(values)
-    extras.members(members)
-    return count
+    start = 0
+    for number, (count, found, members) in enumerate(scanned):
+        for handler, values in zip(handlers.values(), found, strict=True):
+            if len(values.rows):
+                values.rows += start
+                handler.take(values)
+        extras.members([(start + row, text) for row, text in members])
+        start += count
+        scanned[number] = (0, [], [])  # let go
+        del found, members
+    return start
 
 
 def _collect_chunk(
@@ -103,10 +108,9 @@ def styles(rows: Any, columns: Sequence[NumberLists | Polygons], scalars: Sequen
     floats: the same numbers.
     """
     found = {column.key: style for column in scalars if (style := column.style()) is not None}
-    undecided = {column.key: set(column.undecided()[:STYLE_ROWS].tolist()) for column in columns}
-    undecided = {key: where for key, where in undecided.items() if where}
-    exact = {column.key for column in columns if column.exact}
-    open_keys = {key: where for key, where in undecided.items() if key not in exact}
+    exact = {column.key for column in columns if column.exact and column.holds_integral()}
+    open_keys = {column.key: set(column.undecided()[:STYLE_ROWS].tolist()) for column in columns if not column.exact}
+    open_keys = {key: where for key, where in open_keys.items() if where}
     wanted = set().union(*open_keys.values())
     start = 0
     for chunk in chunks(rows) if wanted else ():
@@ -118,7 +122,7 @@ def styles(rows: Any, columns: Sequence[NumberLists | Polygons], scalars: Sequen
         if not open_keys or start > max(wanted):
             break
         chunk, row = [], None  # simdjson's parser waits for its objects to go
-    return found | dict.fromkeys(sorted({*open_keys, *exact.intersection(undecided)}), "float")
+    return found | dict.fromkeys(sorted({*open_keys, *exact}), "float")
 
 
 _INTEGER = re.compile(rb"[\[,]-?\d+[,\]]")  # in minified JSON: a number without point or exponent

@@ -29,12 +29,13 @@ except ImportError:  # no C compiler when it was installed
 SCALAR, NUMBERS, POLYGONS = range(3)
 NULL, INTEGER, REAL, FALSE, TRUE, TEXT, ESCAPED, OBJECT = range(8)
 _POWERS = range(-64, 65)
-_BIG = 1 << 21  # bytes from which two threads are worth their while
+_CHUNK = 1 << 22  # bytes that one thread reads at a time
+_Part = tuple[int, list["Found"], list[tuple[int, str]]]  # rows, what each key holds, other members of some rows
 
 
 @dataclass
 class Found:
-    """The values of one key, in the order of the rows."""
+    """The values of one key in some rows, in their order. `rows` count from the first of these rows."""
 
     data: bytes
     rows: NDArray[np.int64]  # (V,)
@@ -42,7 +43,7 @@ class Found:
     first: NDArray[np.int64]  # (V,) an integer, a real's bits, where a text or an object starts, how many polygons
     second: NDArray[np.int64]  # (V,) where it stops
     numbers: NDArray[np.float64]  # all numbers of all lists
-    lengths: NDArray[np.int64]  # of each flat list
+    lengths: NDArray[np.int32]  # of each flat list
     saw_integer: bool
 
     def items(self) -> list[Any]:
@@ -61,78 +62,68 @@ class Found:
         return [makers[kind](a, b) for kind, a, b in values]
 
 
-def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> tuple[int, list[Found], dict[int, str]] | None:
-    """(number of rows, what each key holds, the other keys of a row as JSON members), or None: read it the long way."""
+def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> list[_Part] | None:
+    """What the keys hold, in parts of consecutive rows; None: read it the long way.
+
+    Two threads take the parts in turn: the scanner holds no lock of Python's.
+    """
     if compiled is None or os.environ.get("KPDATA_PURE_PYTHON") or not keys:
         return None
-    cuts = rows.cuts(2 if rows.stop - rows.start > _BIG and (os.cpu_count() or 1) > 1 else 1)
-    parts: list[Any] = [None] * len(cuts)
     names, wanted, table = tuple(key.encode() for key in keys), tuple(kinds), powers()
+    cuts = list(rows.cuts(_CHUNK))
+    parts: list[_Part | None] = [None] * len(cuts)
+    waiting = iter(range(len(cuts)))
 
-    def work(number: int) -> None:
-        parts[number] = compiled.scan(rows.data, *cuts[number], names, wanted, table)
+    def work() -> None:
+        for number in waiting:
+            start, stop = cuts[number]
+            data = rows.data[start:stop]
+            found = compiled.scan(data, 0, len(data), names, wanted, table)
+            parts[number] = None if found is None else _part(data, found)
+            if parts[number] is None:
+                break
 
-    others = [threading.Thread(target=work, args=(number,)) for number in range(1, len(cuts))]
-    for thread in others:
+    helpers = [threading.Thread(target=work) for _ in range(min(len(cuts), os.cpu_count() or 1, 2) - 1)]
+    for thread in helpers:
         thread.start()
-    work(0)
-    for thread in others:
+    work()
+    for thread in helpers:
         thread.join()
-    if None in parts or (any(part[6] for part in parts) and not _utf8(rows)):
-        return None
+    done = [part for part in parts if part is not None]
+    return done if len(done) == len(parts) else None
+
+
+def _part(data: bytes, found: Any) -> _Part | None:
+    count, columns, *extras, wide = found
     try:
-        starts = np.cumsum([0, *(part[0] for part in parts)])
-        extras = {row: value for at, part in zip(starts, parts, strict=False) for row, value in _extras(int(at), part)}
-        found = [_found(rows.data, [(int(at), part[1][i]) for at, part in zip(starts, parts, strict=False)])
-                 for i in range(len(keys))]  # fmt: skip
-    except ValueError:  # a lone surrogate among the extras, which orjson refuses
+        if wide:
+            data.decode()
+        return count, [_found(data, column) for column in columns], _extras(*extras)
+    except ValueError:  # not UTF-8, or a lone surrogate among the extras, which orjson refuses
         return None
-    return int(starts[-1]), found, extras
 
 
-def _utf8(rows: Rows) -> bool:
-    try:
-        rows.data[rows.start : rows.stop].decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _extras(start: int, part: Any) -> list[tuple[int, str]]:
+def _extras(rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:
     """(row, members) of the rows that have other keys; numbers and blanks in them as `text` writes them."""
-    _, _, rows, ends, raw, body, _ = part
-    texts = bytes(body).decode()
-    stops = np.frombuffer(ends, np.int64)
-    if len(texts) != len(memoryview(body)):  # positions are bytes
-        pieces = [piece.decode() for piece in _split(bytes(body), stops)]
-    else:
-        pieces = _split(texts, stops)
-    odd = np.frombuffer(raw, np.uint8)
-    for i in np.flatnonzero(odd).tolist():
+    whole = bytes(body)
+    pieces = [whole[a:b].decode() for a, b in pairwise([0, *np.frombuffer(ends, np.int64).tolist()])]
+    for i in np.flatnonzero(np.frombuffer(raw, np.uint8)).tolist():
         pieces[i] = text(orjson.loads("{" + pieces[i] + "}"))[1:-1]
-    return list(zip((np.frombuffer(rows, np.int32) + np.int64(start)).tolist(), pieces, strict=True))
+    return list(zip(np.frombuffer(rows, np.int32).tolist(), pieces, strict=True))
 
 
-def _split(body: Any, stops: NDArray[np.int64]) -> list[Any]:
-    return [body[a:b] for a, b in pairwise([0, *stops.tolist()])]
-
-
-def _found(data: bytes, parts: list[tuple[int, Any]]) -> Found:
-    rows = _joined([np.frombuffer(column[0], np.int32) + np.int64(at) for at, column in parts])
+def _found(data: bytes, column: Any) -> Found:
+    kinds = np.frombuffer(column[1], np.uint8)
     return Found(
-        data=data,
-        rows=rows.astype(np.int64, copy=False),
-        kinds=_joined([np.frombuffer(column[1], np.uint8) for _, column in parts]),
-        first=_joined([_exact(data, column, 2, np.dtype(np.int64)) for _, column in parts]),
-        second=_joined([np.frombuffer(column[3], np.int64) for _, column in parts]),
-        numbers=_joined([_exact(data, column, 4, np.dtype(np.float64)) for _, column in parts]),
-        lengths=_joined([np.frombuffer(column[5], np.int32) for _, column in parts]).astype(np.int64),
-        saw_integer=any(column[7] for _, column in parts),
+        data=data if (kinds >= TEXT).any() else b"",  # so that the text of numbers is let go
+        rows=np.frombuffer(column[0], np.int32).astype(np.int64),
+        kinds=kinds,
+        first=_exact(data, column, 2, np.dtype(np.int64)),
+        second=np.frombuffer(column[3], np.int64),
+        numbers=_exact(data, column, 4, np.dtype(np.float64)),
+        lengths=np.frombuffer(column[5], np.int32),
+        saw_integer=bool(column[7]),
     )
-
-
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _exact(data: bytes, column: Any, field: int, kind: np.dtype[Any]) -> NDArray[Any]:

@@ -34,11 +34,20 @@ class Source:
         return files.read_bytes(self.path)
 
     @cached_property
+    def _slices(self) -> files.Bytes | None:
+        """The file by slices, if it is big and its text starts like a JSON list."""
+        found = None if "data" in self.__dict__ else files.sliced(self.path)
+        listed = found is not None and found[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+        return found if listed else None
+
+    @cached_property
     def looks_like_json(self) -> bool:
         """The first character could start a JSON document. An empty file and UTF-16 are left to the JSON reader too,
         which words best what is wrong with them."""
         if self.is_folder:
             return False
+        if self._slices is not None:
+            return True
         start = self.data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
         return start[:1] in b'{["' or start[:2] in (b"\xff\xfe", b"\xfe\xff") if start else not self.data.strip()
 
@@ -46,6 +55,8 @@ class Source:
     def json(self) -> Any:
         """The document, big arrays as `_json.Rows`. FormatError where it is no JSON."""
         try:
+            if self._slices is not None:
+                return _json.stream_list(self._slices)
             return _json.stream(self.data)
         except _json.NotStreamable:
             return _json.load(self.data, self.path)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpdata import converters
+from kpdata import converters, files
 from kpdata.converters import _json, _scanning, coco, coco_results
+from kpdata.converters._source import Source
 from kpdata.errors import KpdataError
 from tests.strategies import json_values
 
@@ -42,7 +43,8 @@ def floats(texts):
     """Numbers as the scanner reads them out of one list."""
     scanned = scan(('[{"x": [' + ",".join(texts) + "]}]").encode(), {"x": _scanning.NUMBERS})
     assert scanned is not None
-    return scanned[1][0].numbers
+    [(_, [found], _)] = scanned
+    return found.numbers
 
 
 def halfway(rng):
@@ -124,8 +126,8 @@ def test_any_rows(rows):
     scanned = scan(data, {"x": _scanning.SCALAR}) if rows else None
     if scanned is None:
         return
-    count, (found,), members = scanned
-    back = [json.loads("{" + members.get(row, "") + "}") for row in range(count)]
+    [(count, [found], members)] = scanned
+    back = [json.loads("{" + dict(members).get(row, "") + "}") for row in range(count)]
     for row, item in zip(found.rows.tolist(), found.items(), strict=True):
         back[row]["x"] = item
     assert back == rows
@@ -169,9 +171,11 @@ def document(count, seed=0):
 
 
 @pytest.mark.parametrize("style", [{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
-def test_two_halves(style, monkeypatch, tmp_path):
-    """A file that is read in two threads, with borders inside of texts: the same as in one go and as without."""
-    monkeypatch.setattr(_scanning, "_BIG", 1000)
+def test_many_parts(style, monkeypatch, tmp_path):
+    """Parts in two threads, read from the disk by slices, with borders inside of texts: the same as without."""
+    monkeypatch.setattr(_scanning, "_CHUNK", 3000)
+    monkeypatch.setattr(_json, "_WINDOW", 7)
+    monkeypatch.setattr(files, "_BY_SLICES", 1000)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(document(400), **style), encoding="utf-8")
     short, long = both(monkeypatch, lambda: coco.read(path))
@@ -181,8 +185,14 @@ def test_two_halves(style, monkeypatch, tmp_path):
     people = document(500)["annotations"]
     results = [{key: row[key] for key in kept} | {"score": i / 7, "center": [i, 0.5]} for i, row in enumerate(people)]
     path.write_text(json.dumps(results, **style), encoding="utf-8")
-    short, long = both(monkeypatch, lambda: coco_results.read(path))
+    assert Source(path)._slices is not None
+    short, long = both(monkeypatch, lambda: converters.read(path))
     assert short == long
+    assert short.persons.equals(coco_results.decode(results).persons)
+    path.write_text(path.read_text(encoding="utf-8")[:-1000], encoding="utf-8")
+    short, long = both(monkeypatch, lambda: converters.read(path))
+    assert short == long
+    assert "cut off" in short
 
 
 def test_damaged_files(monkeypatch, tmp_path):
