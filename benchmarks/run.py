@@ -1,13 +1,23 @@
-"""`make bench`: every benchmark of this folder, one after the other."""
+"""`make bench`: the benchmarks of this folder, one after the other.
+
+python -m benchmarks.run [convert] [eval] [options that they know, such as --repeat 3]
+"""
 
 from __future__ import annotations
 
-from benchmarks import bench_convert
+import sys
+from itertools import takewhile
+
+from benchmarks import bench_convert, bench_eval
+
+BENCHMARKS = {"convert": bench_convert.main, "eval": bench_eval.main}
 
 
 def main() -> None:
-    """Run them all."""
-    bench_convert.main()
+    """Run those that are named first, or all; the other arguments go to each of them."""
+    names = list(takewhile(BENCHMARKS.__contains__, sys.argv[1:]))
+    for name in names or BENCHMARKS:
+        BENCHMARKS[name](sys.argv[1 + len(names) :])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files the size of COCO's person_keypoints_val2017.json, made on the spot: 5,000 images, 11,004 people, 227 crowds.
+"""Files the size of COCO's person_keypoints_val2017.json, made on the spot: 5,000 images, 11,004 people.
 
     python -m benchmarks.workload FOLDER [--times 10]
 

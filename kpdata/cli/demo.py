@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kpdata.cli import console, options
-from kpdata.cli.evaluate import leave_note
+from kpdata.cli.sides import leave_note
 from kpdata.cli.synth import TARGETS, draw
 from kpdata.errors import KpdataError
 

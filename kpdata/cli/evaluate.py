@@ -1,30 +1,83 @@
-"""`kpdata eval`: predictions against ground truth."""
+"""`kpdata eval`: predictions against ground truth, and why the numbers are what they are."""
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kpdata.cli import console, options, reading
-from kpdata.errors import EvaluationError, FormatError
+from kpdata.cli.sides import Gt, Metric, Sigmas, annotated, ground_truth, predicted
+from kpdata.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from kpdata.dataset import Dataset
-    from kpdata.eval import Evaluation
+    import pyarrow as pa
 
-NOTE = ".note.json"  # beside predictions: {"gt": path}, relative to its folder
+    from kpdata.eval.bootstrap import Intervals
+    from kpdata.eval.evaluation import Evaluation
+    from kpdata.eval.pck import PointsEvaluation
+
 Predictions = Annotated[
     Path,
     typer.Argument(metavar="PREDS", help="Predictions: COCO results, or any format with scores.", show_default=False),
 ]
-Gt = Annotated[Path | None, typer.Option("--gt", metavar="GT", help="Ground truth, any format.", show_default=False)]
-Sigmas = Annotated[
+Area = Annotated[
     str | None,
-    typer.Option("--skeleton", metavar="S", help="Skeleton whose sigmas to use: a name, a TOML or JSON file."),
+    typer.Option("--area", metavar="RULE", help="Area of people: file, bbox, bbox*0.53, keypoints. The metric's own."),
+]
+Like = Annotated[
+    str | None,
+    typer.Option("--as", metavar="TOOL", help="xtcocotools; for PCKh: hrnet, official, mmpose. The metric's official."),
+]
+Mode = Annotated[
+    str, typer.Option("--mode", metavar="MODE", help="strict: pycocotools with its traps; fixed: without them.")
+]
+UnknownImages = Annotated[
+    str,
+    typer.Option(
+        "--unknown-images", metavar="DO", help="Predictions for images that GT does not list: refuse, ignore."
+    ),
+]
+MaxDets = Annotated[int, typer.Option("--max-dets", metavar="N", min=1, help="Predictions of an image that count.")]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", metavar="T", help="Of PCKh, PCK, PCP, AUC. The metric's usual one.")
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option("--normalize", metavar="BY", help="Length of PCK …: head, torso, bbox, a:b (keypoints), pixels as 1."),
+]
+Why = Annotated[
+    bool | None,
+    typer.Option("--why/--no-why", help="Keypoints, errors and what would help. On in tables, off in --json."),
+]
+Resamples = Annotated[
+    int,
+    typer.Option("--bootstrap", metavar="N", min=0, help="Resamples of the images for 95 % intervals; 1000 is usual."),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same intervals.")]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slice", metavar="BY", help="AP by size, labelled, occlusion, crowding, …, or a column; repeatable."
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="OUT.html", help="Write a page with numbers, curves, errors and the worst people."
+    ),
+]
+MatchesOut = Annotated[
+    Path | None,
+    typer.Option("--matches", metavar="OUT.parquet", help="Save a row a detection and a row a person, with errors."),
+]
+FailuresOut = Annotated[
+    Path | None, typer.Option("--failures", metavar="OUT.parquet", help="Save a row a person, worst first.")
+]
+SuspectsOut = Annotated[
+    Path | None,
+    typer.Option("--suspects", metavar="OUT.parquet", help="Save labels that confident predictions contradict."),
 ]
 Arrays = Annotated[
     Path | None,
@@ -37,117 +90,232 @@ Arrays = Annotated[
 def evaluate(
     predictions: Predictions,
     gt: Gt = None,
+    metric: Metric = None,
     skeleton: Sigmas = None,
+    area: Area = None,
+    like: Like = None,
+    mode: Mode = "strict",
+    unknown_images: UnknownImages = "refuse",
+    max_dets: MaxDets = 20,
+    threshold: Threshold = None,
+    normalize: Normalize = None,
+    why: Why = None,
+    resamples: Resamples = 0,
+    seed: Seed = 0,
+    by: By = None,
+    report: Report = None,
+    images: options.Images = None,
+    matches: MatchesOut = None,
+    failures: FailuresOut = None,
+    suspects: SuspectsOut = None,
     arrays: Arrays = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Score predictions: COCO OKS AP and AR, the ten numbers, equal to pycocotools to the last bit.
+    """Score predictions, and say which keypoints fail, how, and what mending that would be worth.
 
-    The ground truth comes from --gt, else from `gt` in the nearest kpdata.toml, else from the note that was left beside
-    the predictions (PREDS.note.json).
+    COCO's ten numbers equal pycocotools to the last bit; CrowdPose, WholeBody, AI Challenger, MPII and LSP are scored
+    by their own rules. The ground truth comes from --gt, else from `gt` in the nearest kpdata.toml, else from the note
+    that was left beside the predictions (PREDS.note.json).
 
-    Example: kpdata eval predictions.json --gt person_keypoints_val2017.json
+    Example: kpdata eval predictions.json --gt person_keypoints_val2017.json --report why.html
     """
     from kpdata import files
     from kpdata.eval import evaluate as score
 
-    if arrays:
-        files.refuse_existing(arrays, force)
-    found = _scored(predictions)
+    outputs = {
+        "--report": report,
+        "--matches": matches,
+        "--failures": failures,
+        "--suspects": suspects,
+        "--arrays": arrays,
+    }
+    for path in filter(None, outputs.values()):
+        files.refuse_existing(path, force)
+    if images and not report:
+        raise typer.BadParameter("--images: only a --report shows pictures")
+    _expect(mode, "--mode", "strict", "fixed")
+    _expect(unknown_images, "--unknown-images", "refuse", "ignore")
     truth = ground_truth(predictions, gt)
-    sides = _annotations(truth, skeleton), found
+    sides = annotated(truth, skeleton), predicted(predictions)
+    variant = like if like in ("hrnet", "official", "mmpose") else None
     with console.working(f"scoring {predictions}"), reading.naming(predictions, truth):
-        result = score(*sides, skeleton=skeleton)
+        result: Any = score(
+            *sides, metric=metric, skeleton=skeleton, area=area, like=None if variant else like,
+            variant=variant, mode=mode, max_dets=max_dets, threshold=threshold, normalize=_length(normalize),
+            unknown_images=unknown_images,
+        )  # fmt: skip
+    paths = {"predictions": str(predictions), "gt": str(truth)}
+    if not hasattr(result, "sides"):
+        wanted = [name for name, value in (*outputs.items(), ("--bootstrap", resamples), ("--slice", by)) if value]
+        if wanted:
+            raise EvaluationError(f"{result.metric} has no {' and '.join(wanted)}", hint="--metric oks has")
+        _print_points(result, paths, as_json)
+        return
+    with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
+        intervals = result.bootstrap(resamples, seed=seed) if resamples else None
+        slices = result.slices(by, n=resamples, seed=seed) if by else None
+        explained = _explained(result) if (not as_json if why is None else why) and result.sides.parts else {}
+        _save_tables(result, matches, failures, suspects, force)
+        if report:
+            subtitle = f"{predictions.name} against {truth.name}"
+            result.to_html(report, images=images, intervals=intervals, subtitle=subtitle, by=by, force=force)
+            console.status("Wrote", str(report))
     if arrays:
-        _save(result, arrays, force)
+        _save_arrays(result, arrays, force)
     if as_json:
-        console.print_json({**result.to_json(), "files": {"predictions": str(predictions), "gt": str(truth)}})
+        more = {"bootstrap": intervals.to_json()} if intervals else {}
+        more |= {"slices": slices.to_dict("records")} if slices is not None else {}
+        console.print_json({**result.to_json(), **more, **_plain(explained), "files": paths})
         return
     print(f"{predictions} against {truth}")
-    _print(result)
+    _print(result, intervals, explained, slices)
 
 
-def ground_truth(predictions: Path, given: Path | None) -> Path:
-    """Where the ground truth is: the option, `kpdata.toml`, or the note beside the predictions.
-
-    EvaluationError names all three.
-    """
-    if given is not None:
-        return given
-    here = Path.cwd()
-    for config in (folder / "kpdata.toml" for folder in (here, *here.parents)):
-        if config.is_file() and (found := _configured(config)):
-            return config.parent / found
-    note = predictions.with_name(predictions.name + NOTE)
-    if note.is_file():
-        return note.parent / _noted(note)
-    raise EvaluationError(
-        f"{predictions}: no ground truth to score against",
-        hint=f'give --gt GT, or write gt = "GT" into kpdata.toml, or keep {note.name} beside the predictions',
-    )
+def _expect(value: str, option: str, *known: str) -> None:
+    if value not in known:
+        raise typer.BadParameter(f"{option} {value!r}, expected {' or '.join(known)}")
 
 
-def leave_note(predictions: Path, gt: str, *, force: bool) -> None:
-    """Write the note beside predictions that lets `kpdata eval` find their ground truth, a path from their folder."""
-    from kpdata import files
-
-    files.write_bytes(predictions.with_name(predictions.name + NOTE), json.dumps({"gt": gt}).encode(), force=force)
-
-
-def _configured(config: Path) -> str | None:
+def _length(text: str | None) -> str | float | None:
+    """A name, or pixels."""
     try:
-        found = tomllib.loads(config.read_text(encoding="utf-8")).get("gt")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise FormatError(config, f"not TOML that can be read ({error})") from error
-    if found is not None and not isinstance(found, str):
-        raise FormatError(config, f"'gt' is {found!r}, expected a path")
-    return found
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
-def _noted(note: Path) -> str:
-    try:
-        found = json.loads(note.read_bytes())
-    except (ValueError, OSError) as error:
-        raise FormatError(note, f"not JSON that can be read ({error})", hint="give --gt GT") from error
-    path = found.get("gt") if isinstance(found, dict) else None
-    if not isinstance(path, str):
-        raise FormatError(note, f"'gt' is {path!r}, expected a path", hint="give --gt GT")
-    return path
+# ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _annotations(path: Path, skeleton: str | None) -> Dataset:
-    """The ground truth. EvaluationError where these are results: PREDS and GT were swapped."""
-    found = reading.read(path, skeleton=skeleton)
-    if len(found) and all(d.get("source_format") == "coco_results" for d in found.datasets.values()):
-        raise EvaluationError(f"{path}: these are predictions", hint="predictions come first, ground truth after --gt")
-    return found
+def _explained(result: Evaluation) -> dict[str, Any]:
+    """What `--why` tells."""
+    return {
+        "helps": result.helps(),
+        "per_keypoint": result.per_keypoint(),
+        "errors": result.errors(),
+        "people": result.people(),
+        "opportunity": result.opportunity(),
+    }
 
 
-def _scored(path: Path) -> Dataset:
-    """The predictions. EvaluationError where nobody has a score: these are annotations."""
-    from kpdata import schema
-
-    found = reading.read(path)
-    results = any(d.get("source_format") == "coco_results" for d in found.datasets.values())
-    if not results and not schema.valid(found.persons["score"]).any():
-        raise EvaluationError(
-            f"{path}: these are annotations, without scores", hint="predictions come first, ground truth after --gt"
-        )
-    return found
+def _plain(explained: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, list) else [_cells(row) for row in value.to_dict("records")]
+        for key, value in explained.items()
+    }
 
 
-def _print(result: Evaluation) -> None:
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a frame as plain Python: lists for arrays."""
+    return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
+
+
+def _print(result: Evaluation, intervals: Intervals | None, explained: dict[str, Any], slices: Any) -> None:
     for name, facts in result.facts["skeletons"].items():
-        print(f"OKS AP/AR on {name} ({facts['keypoints']} keypoints), sigmas: {facts['sigma_source'] or 'your own'}")
+        sigmas = facts["sigma_source"] or "your own"
+        print(f"{result.facts['metric']} on {name} ({facts['keypoints']} keypoints), sigmas: {sigmas}")
     print(", ".join(f"{number:,} {what}" for what, number in result.facts["counts"].items()))
     print(f"area: {result.facts['area']}")
+    print(f"matching: {result.facts['matching']}")
+    print("\n".join(result.lines()))
+    if intervals:
+        _print_intervals(intervals)
+    if explained:
+        _print_keypoints(explained)
+    if slices is not None:
+        _print_slices(slices)
+    if explained and explained["helps"]:
+        print("\nWhat would help most")
+        for number, words in enumerate(explained["helps"], start=1):
+            print(f"{number}. {words}")
+    for note in result.notes:
+        console.warn(note)
+
+
+def _print_intervals(intervals: Intervals) -> None:
+    columns = zip(intervals.names, intervals.estimate, intervals.low, intervals.high, strict=True)
+    rows = [(name, f"{value:.3f}", f"{low:.3f} … {high:.3f}") for name, value, low, high in columns if value >= 0]
+    title = f"{100 * intervals.level:g} % intervals, {len(intervals.samples):,} resamples of the images"
+    console.table(("", "value", "interval"), rows, title=title, right=(1, 2))
+
+
+_KINDS = ("good", "jitter", "inversion", "swap", "miss")
+_MOST = 20  # keypoints that a table shows
+
+
+def _print_keypoints(explained: dict[str, Any]) -> None:
+    """The keypoints, the worst first, with how they fail."""
+    table, kinds = explained["per_keypoint"], explained["errors"]
+    both = ["keypoint"] + (["skeleton"] if "skeleton" in table else [])
+    table = table[(table["visibility"] == "all") & (table["keypoint"] != "all")].merge(kinds, on=both)
+    worst = table.sort_values("oks_with_missed", kind="stable").head(_MOST).to_dict("records")
+    headers = ("keypoint", "labelled", "OKS", "median px", *_KINDS)
+    rows = [
+        (row["keypoint"], f"{row['labelled_x']:,}" if "labelled_x" in row else f"{row['labelled']:,}",
+         _number(row["oks_with_missed"], "{:.3f}"), _number(row["error_px_median"], "{:.1f}"),
+         *(_number(row[f"{kind}_share"], "{:.1%}") for kind in _KINDS))
+        for row in worst
+    ]  # fmt: skip
+    title = "Keypoints, the worst first (OKS: 0 where the person was missed; errors: shares of those found)"
+    console.table(headers, rows, title=title, right=tuple(range(1, len(headers))))
+
+
+def _print_slices(slices: Any) -> None:
+    keys = ("AP", "AP50", "AR", "mean_oks", "missed")
+    rows = [
+        (row["by"], row["slice"], f"{row['people']:,}", *(_number(row[key], "{:.3f}") for key in keys),
+         f"{row['AP_low']:.3f} … {row['AP_high']:.3f}" if row["AP_low"] == row["AP_low"] else "")
+        for row in slices.to_dict("records")
+    ]  # fmt: skip
+    headers = ("by", "slice", "people", "AP", "AP50", "AR", "mean OKS", "missed", "95 % of AP")
+    console.table(headers, rows, title="Slices, the worst first", right=tuple(range(2, len(headers))))
+
+
+def _number(value: Any, form: str) -> str:
+    """A dash for what nothing was measured of."""
+    return "–" if value is None or value != value else form.format(value)
+
+
+def _print_points(result: PointsEvaluation, paths: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        console.print_json({**result.to_json(), "files": paths})
+        return
+    print(f"{paths['predictions']} against {paths['gt']}")
+    counts = ", ".join(f"{number:,} {what}" for what, number in result.facts["counts"].items())
+    print(f"{result.metric}; {counts}")
+    print(f"predictions found by: {result.facts['pairing']}")
     print("\n".join(result.lines()))
     for note in result.notes:
         console.warn(note)
 
 
-def _save(result: Evaluation, arrays: Path, force: bool) -> None:
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def _save_tables(
+    result: Evaluation, matches: Path | None, failures: Path | None, suspects: Path | None, force: bool
+) -> None:
+    import pyarrow as pa
+
+    tables: list[tuple[Path | None, Any, str]] = [
+        (matches, lambda: result.matches, "detections and people"),
+        (failures, result.failures, "people and predictions of nobody"),
+        (suspects, lambda: pa.Table.from_pandas(result.suspects(), preserve_index=False), "suspicious labels"),
+    ]
+    for path, make, what in tables:
+        if path:
+            _save(make(), path, what, force)
+
+
+def _save(table: pa.Table, path: Path, what: str, force: bool) -> None:
+    from kpdata.eval.failures import write_parquet
+
+    write_parquet(table, path, force=force)
+    console.status("Wrote", f"{path}: {table.num_rows:,} {what}")
+
+
+def _save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
     import numpy as np
 
     from kpdata import files

@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from kpdata import __version__
-from kpdata.cli import console, convert, demo, evaluate, info, merge, split, synth, validate
+from kpdata.cli import compare, console, convert, demo, evaluate, info, merge, sigmas, split, synth, validate
 from kpdata.errors import KpdataError
 
 
@@ -93,6 +93,8 @@ _add("validate", validate.validate)
 _add("merge", merge.merge)
 _add("split", split.split)
 _add("eval", evaluate.evaluate)
+_add("compare", compare.compare)
+_add("sigmas", sigmas.sigmas)
 _add("synth", synth.synth)
 _add("demo", demo.demo)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kpdata.cli import console, options
-from kpdata.cli.evaluate import leave_note
+from kpdata.cli.sides import leave_note
 
 if TYPE_CHECKING:
     import pyarrow as pa

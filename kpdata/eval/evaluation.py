@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from kpdata import schema
 from kpdata.dataset import Dataset
+from kpdata.errors import EvaluationError
+from kpdata.eval import protocols, remarks
 from kpdata.eval.average_precision import Curves, accumulate, summarize
-from kpdata.eval.oks import Params
-from kpdata.eval.prepare import Sides, prepare
-from kpdata.skeleton import Skeleton
+from kpdata.eval.oks import Mode, Params
+from kpdata.eval.part import Pairing, Part, pair
+from kpdata.eval.prepare import Sides, UnknownImages, prepare
+from kpdata.eval.protocols import Protocol
+from kpdata.eval.sanity import sanity
+from kpdata.skeleton import Skeleton, load
 
-METRIC = "COCO OKS AP/AR"
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kpdata.eval.bootstrap import Intervals
+    from kpdata.eval.errors import KeypointErrors
+    from kpdata.eval.pck import PointsEvaluation
+    from kpdata.eval.pck_lengths import Normalize
+    from kpdata.eval.sections import PartReport
+
+METRIC = protocols.OKS.title
 _ROWS = (
     ("all", "0.50:0.95", ""),
     ("all", "0.50", "50"),
@@ -25,10 +44,15 @@ _ROWS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """COCO OKS AP/AR of one set of predictions.
+    """One set of predictions scored by OKS.
 
-    stats: AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl in [0, 1]; -1 where there is nothing to average.
-    curves: precision (T, R, C, A, M), recall (T, C, A, M), scores (T, R, C, A, M), as pycocotools' `eval`.
+    stats: numbers in [0, 1], -1 where there is nothing to average (a note says why). Their names by metric:
+      oks        AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl
+      crowdpose  AP, AP50, AP75, AR, AR50, AR75, AP(E), AP(M), AP(H)
+      wholebody  the ten of oks behind body_, foot_, face_, lefthand_, righthand_, whole_
+      aic        mAP, mAP50, mAP75 (like xtcocotools: the ten of oks)
+    curves: precision (T, R, C, A, M), recall (T, C, A, M), scores (T, R, C, A, M) over all images and keypoints, as
+    pycocotools' `eval`; groups: the same for CrowdPose's easy, medium, hard and WholeBody's groups of keypoints.
     sides: the two datasets, brought together, with the arrays and matches of each skeleton.
     notes: a sentence for each thing that changes what the numbers mean.
     """
@@ -37,47 +61,376 @@ class Evaluation:
     curves: Curves
     sides: Sides
     notes: tuple[str, ...] = ()
+    metric: str = "oks"
+    groups: Mapping[str, Curves] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The numbers: `stats` by another name."""
+        return self.stats
 
     @property
     def facts(self) -> dict[str, Any]:
-        """`sigmas` and `skeletons` (by name), `category_ids` (those of C), `counts`, `area`, `detection_area`,
-        `max_dets`."""
+        """What was scored against what: `metric` and `protocol`, `sigmas` and `skeletons` (by name, with the source of
+        the sigmas), `category_ids` (those of C), `counts`, `area` (words) and `area_rules` (names),
+        `box_sources` of the ground truth, `detection_area`, `matching` (words), `mode`, `like`, `max_dets`."""
         return self.sides.facts
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`, numbers at full precision."""
-        return {"metric": METRIC, "stats": self.stats, **self.facts, "notes": list(self.notes)}
+        return {**self.facts, "stats": self.stats, "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
-        """The ten lines as pycocotools' `summarize` prints them (cocoeval.py:430–456)."""
-        titles = {"AP": "Average Precision  (AP)", "AR": "Average Recall     (AR)"}
+        """For a terminal. oks: the ten lines as pycocotools' `summarize` prints them (cocoeval.py:430–456); crowdpose:
+        nine in the same form; wholebody: a table with a row a group; aic: three."""
+        if "AP" not in self.stats:
+            return _table(self.stats) if "whole_AP" in self.stats else _rows_of(self.stats)
         most = self.facts["max_dets"][-1]
-        return [
-            f" {title} @[ IoU={iou:<9} | area={area:>6s} | maxDets={most:>3d} ] = {self.stats[key + suffix]:0.3f}"
-            for key, title in titles.items()
+        lines = [
+            _line(key, iou, f"area={area:>6s}", most, self.stats[key + suffix])
+            for key in ("AP", "AR")
             for area, iou, suffix in _ROWS
+            if key + suffix in self.stats
+        ]
+        levels = {key: level for key, level in protocols.CROWD_LEVELS.items() if key in self.stats}
+        return lines + [_line("AP", "0.50:0.95", f"type={v:>6s}", most, self.stats[k]) for k, v in levels.items()]
+
+    # ------------------------------------------------------------------------------------------------------- why
+
+    @cached_property
+    def pairings(self) -> tuple[Pairing, ...]:
+        """Who was found by which prediction at OKS 0.1, of each part: what all analyses share."""
+        return tuple(pair(part) for part in self.sides.parts)
+
+    @cached_property
+    def keypoint_errors(self) -> tuple[KeypointErrors, ...]:
+        """The kind of error of every keypoint of every pairing (`errors.classify`)."""
+        from kpdata.eval.errors import classify
+
+        return tuple(classify(part, found) for part, found in zip(self.sides.parts, self.pairings, strict=True))
+
+    @property
+    def matches(self) -> pa.Table:
+        """One row a detection and one a ground truth, with ids, OKS, error and class per keypoint (`failures`)."""
+        from kpdata.eval.failures import matches
+
+        return matches(self.sides, self.pairings, self.keypoint_errors)
+
+    def failures(self) -> pa.Table:
+        """One row a person that was counted, or prediction of nobody, worst first (`failures.FAILURES`)."""
+        from kpdata.eval.failures import failures
+
+        return failures(self.sides, self.pairings, self.keypoint_errors)
+
+    def per_keypoint(self) -> pd.DataFrame:
+        """A row a keypoint and visibility: labelled, found, OKS term, PCK, errors in pixels, √area and sigmas, bias
+        (`keypoints.per_keypoint`); a `skeleton` column where there are several."""
+        from kpdata.eval.keypoints import per_keypoint
+
+        return self._frame([per_keypoint(*of) for of in zip(self.sides.parts, self.pairings, strict=True)])
+
+    def errors(self) -> pd.DataFrame:
+        """Good, jitter, inversion, swap, miss: counts and shares (Ronchi & Perona; `errors.count_errors`)."""
+        from kpdata.eval.errors import count_errors
+
+        return self._frame([count_errors(*of) for of in self._analysed()])
+
+    def people(self) -> pd.DataFrame:
+        """People found and missed, predictions of nobody, duplicates, wrong scores (`errors.count_people`)."""
+        from kpdata.eval.errors import count_people
+
+        return self._frame([count_people(*of) for of in zip(self.sides.parts, self.pairings, strict=True)])
+
+    def opportunity(self) -> pd.DataFrame:
+        """What correcting each kind of error would add to AP and AR (`opportunity.opportunity`)."""
+        return self._frame(list(self._gains))
+
+    def slices(
+        self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
+    ) -> pd.DataFrame:
+        """AP, AR and OKS of each kind of people, worst first, with `n` resamples for intervals (`slices.slices`)."""
+        return self._frame(self.slice_tables(by, n=n, seed=seed, level=level))
+
+    def slice_tables(
+        self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
+    ) -> list[pa.Table]:
+        """As `slices`, an Arrow table for each part."""
+        from kpdata.eval.slices import slices
+
+        both = zip(self.sides.parts, self.pairings, strict=True)
+        return [slices(p, self.sides.gt, by, n=n, seed=seed, level=level, pairing=found) for p, found in both]
+
+    def bootstrap(self, n: int = 1000, *, seed: int = 0, level: float = 0.95) -> Intervals:
+        """Percentile intervals of COCO's ten numbers over resampled images (`bootstrap.bootstrap`).
+
+        EvaluationError for AI Challenger's own measure, which has no such numbers.
+        """
+        from kpdata.eval.bootstrap import bootstrap
+
+        if "mAP" in self.stats:
+            raise EvaluationError("AI Challenger's mAP has no intervals", hint="--as xtcocotools gives AP and AR")
+        return bootstrap(self.sides.parts, n, seed, level)
+
+    def suspects(self, *, least: float = 0.2, limit: int | None = 1000) -> pd.DataFrame:
+        """Labels that confident predictions contradict, most suspicious first (`suspects.suspects`)."""
+        from kpdata.eval.suspects import suspects
+
+        both = zip(self.sides.parts, self.pairings, strict=True)
+        gt, predictions = self.sides.gt, self.sides.predictions
+        return self._frame([suspects(p, found, gt, predictions, least=least, limit=limit) for p, found in both])
+
+    def helps(self, top: int = 3) -> list[str]:
+        """The corrections that would add most to AP, in plain words, most first."""
+        from kpdata.eval.opportunity import worst
+
+        several = len(self.sides.parts) > 1
+        return [
+            f"{of[0].skeleton.name}: {words}" if several else words
+            for of, gains in zip(self._analysed(), self._gains, strict=True)
+            for words in worst(*of, gains, top=top)
         ]
 
+    def to_html(
+        self,
+        path: Path | str,
+        *,
+        images: Path | str | None = None,
+        intervals: Intervals | None = None,
+        subtitle: str = "",
+        by: str | Sequence[str] | None = None,
+        limit: int = 50,
+        force: bool = False,
+    ) -> None:
+        """Write the report: one self-contained page (`report.report`). `by`: the slices it shows."""
+        from kpdata.eval import report
 
-def evaluate(gt: Dataset, predictions: Dataset, *, skeleton: str | Skeleton | None = None) -> Evaluation:
-    """COCO OKS AP/AR of predictions, bit-equal to pycocotools where that gives a number.
+        fields = {
+            "subtitle": subtitle, "helps": self.helps(), "failures": self.failures(), "parts": self._sections(by),
+        }  # fmt: skip
+        data = report.from_evaluation(self, intervals=intervals, **fields)
+        report.report(data, path, images=images, limit=limit, force=force)
 
+    @cached_property
+    def _gains(self) -> tuple[pa.Table, ...]:
+        from kpdata.eval.opportunity import opportunity
+
+        return tuple(opportunity(*of) for of in self._analysed())
+
+    def _analysed(self) -> list[tuple[Part, Pairing, KeypointErrors]]:
+        return list(zip(self.sides.parts, self.pairings, self.keypoint_errors, strict=True))
+
+    def _sections(self, by: str | Sequence[str] | None) -> list[PartReport]:
+        from kpdata.eval import calibration, errors, figures, keypoints
+        from kpdata.eval.sections import PartReport
+
+        found = zip(self._analysed(), self._gains, self.slice_tables(by), strict=True)
+        return [
+            PartReport(
+                skeleton=part.skeleton,
+                places=figures.layout(part.skeleton, part.truth.keypoints, part.truth.labelled),
+                per_keypoint=keypoints.per_keypoint(part, pairing),
+                keypoint_ap=keypoints.keypoint_ap(part),
+                errors=errors.count_errors(part, pairing, kinds),
+                people=errors.count_people(part, pairing),
+                opportunity=gains,
+                slices=sliced,
+                calibration=calibration.calibration(part, pairing),
+            )
+            for (part, pairing, kinds), gains, sliced in found
+        ]
+
+    def _frame(self, tables: Sequence[pa.Table]) -> pd.DataFrame:
+        frame: pd.DataFrame = joined(self.sides, tables).to_pandas()
+        return frame
+
+
+def joined(sides: Sides, tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of the parts as one; with several skeletons a first column says which."""
+    if len(tables) == 1:
+        return tables[0]
+    if not tables:
+        raise EvaluationError("nothing to analyse: the ground truth has no people with keypoints")
+    names = [part.skeleton.name for part in sides.parts]
+    return pa.concat_tables(
+        table.add_column(0, "skeleton", schema.constant(name, table.num_rows))
+        for name, table in zip(names, tables, strict=True)
+    )
+
+
+def _line(kind: str, iou: str, which: str, most: int, value: float) -> str:
+    title = {"AP": "Average Precision  (AP)", "AR": "Average Recall     (AR)"}[kind]
+    return f" {title} @[ IoU={iou:<9} | {which} | maxDets={most:>3d} ] = {value:0.3f}"
+
+
+def _table(stats: Mapping[str, float]) -> list[str]:
+    """A row a group of keypoints, a column a number."""
+    names = [name.removeprefix("whole_") for name in stats if name.startswith("whole_")]
+    rows = [[f"{stats[f'{group}_{name}']:6.3f}" for name in names] for group in protocols.GROUPS]
+    head = " " * 10 + " ".join(f"{name:>6s}" for name in names)
+    return [head, *(f"{group:<10s}" + " ".join(row) for group, row in zip(protocols.GROUPS, rows, strict=True))]
+
+
+def _rows_of(stats: Mapping[str, float]) -> list[str]:
+    ranges = {"mAP": "0.50:0.95", "mAP50": "0.50", "mAP75": "0.75"}
+    return [f" Share of people found @[ OKS > {ranges[name]:<9} ] = {value:0.3f}" for name, value in stats.items()]
+
+
+def evaluate(
+    gt: Dataset,
+    predictions: Dataset,
+    *,
+    metric: str | None = None,
+    skeleton: str | Skeleton | None = None,
+    unknown_images: UnknownImages = "refuse",
+    mode: Mode = "strict",
+    area: str | None = None,
+    like: str | None = None,
+    max_dets: int = 20,
+    threshold: float | None = None,
+    normalize: Normalize = None,
+    variant: str | None = None,
+) -> Evaluation | PointsEvaluation:
+    """Score predictions by the metric asked for, else by the one that the ground truth stands for.
+
+    metric: one of `protocols.OKS_METRICS` ("oks", "crowdpose", "wholebody", "aic") gives what `evaluate_oks` gives,
+    with its options mode, area, like, max_dets; one of `protocols.POINT_METRICS` ("pckh", "pck", "pcp", "auc", "epe",
+    "nme") what `pck.evaluate_points` gives, with its options threshold, normalize, variant. None: `protocols.choose`
+    (MPII: pckh, LSP: pck, CrowdPose, WholeBody and AI Challenger their own, the rest oks).
+    skeleton, unknown_images: as there. Raises EvaluationError for an option that the metric does not have, and where
+    the two datasets cannot be scored together.
+    """
+    bones = load(skeleton) if isinstance(skeleton, str) else skeleton
+    name = protocols.choose(gt, predictions, metric, bones)
+    if name in protocols.POINT_METRICS:
+        from kpdata.eval.pck import evaluate_points
+
+        changed = {"mode": mode != "strict", "area": area, "like": like, "max_dets": max_dets != 20}
+        _refuse_options(name, metric, changed)
+        return evaluate_points(
+            gt, predictions, metric=name, threshold=threshold, normalize=normalize, variant=variant, skeleton=bones,
+            unknown_images=unknown_images,
+        )  # fmt: skip
+    _refuse_options(name, metric, {"threshold": threshold, "normalize": normalize, "variant": variant})
+    return evaluate_oks(
+        gt, predictions, metric=name, skeleton=bones, mode=mode, area=area, unknown_images=unknown_images, like=like,
+        max_dets=max_dets,
+    )  # fmt: skip
+
+
+def _refuse_options(name: str, metric: str | None, options: Mapping[str, object]) -> None:
+    """EvaluationError for options that are given and mean nothing to this metric: none is taken and ignored."""
+    if found := [key for key, value in options.items() if value not in (None, False)]:
+        why = "" if metric else ", which this ground truth stands for,"
+        raise EvaluationError(
+            f"the metric {name!r}{why} has no option {' and '.join(found)}",
+            hint=f"leave {'them' if len(found) > 1 else 'it'} out, or name another metric",
+        )
+
+
+def evaluate_oks(
+    gt: Dataset,
+    predictions: Dataset,
+    *,
+    metric: str | None = None,
+    skeleton: str | Skeleton | None = None,
+    mode: Mode = "strict",
+    area: str | None = None,
+    unknown_images: UnknownImages = "refuse",
+    like: str | None = None,
+    max_dets: int = 20,
+) -> Evaluation:
+    """Score predictions by OKS: AP and AR, for COCO bit-equal to pycocotools where that gives a number.
+
+    metric: "oks", "crowdpose", "wholebody", "aic" (`protocols` says what each means); None: `protocols.choose`.
     skeleton: a name, a file or a Skeleton whose sigmas stand in for those of the ground truth's skeleton with as many
     keypoints. Categories are scored one by one, each with the sigmas of its people's skeleton, and averaged.
+    mode: "strict", the evaluator's outcome with its traps, or "fixed" (`Params` lists the differences). Where strict
+    meets annotation id 0, repeated ids or NaN coordinates, a note says what AP would be without.
+    area: a rule of `areas.RULES` for everyone instead of the metric's own. Without one, people for whom the ground
+    truth has no area get 0.53 × w × h of their box, else the extent of their labelled keypoints, and a note.
+    unknown_images: what becomes of predictions for images that the ground truth does not list: "refuse" or "ignore".
+    like: "xtcocotools" for the rules of mmpose's evaluator. max_dets: predictions of an image that count.
     Raises EvaluationError where the two cannot be scored together: images that the ground truth does not list, another
-    number of keypoints, no keypoints, no scores, no sigmas, no areas.
+    number of keypoints, no keypoints, no scores, no sigmas, somebody without area, box and keypoints; and where the
+    metric is one of single people.
     """
+    bones = load(skeleton) if isinstance(skeleton, str) else skeleton
+    name = protocols.choose(gt, predictions, metric, bones)
+    if name not in protocols.OKS_METRICS:
+        raise EvaluationError(
+            f"the metric is {name!r}, expected one by OKS ({', '.join(protocols.OKS_METRICS)})",
+            hint="name one, and give a skeleton with sigmas",
+        )
+    protocol = protocols.protocol(name, like)
+    if protocol.greedy_by_person:
+        _refuse_options(name, metric, {"mode": mode != "strict", "max_dets": max_dets != 20})
+    options = {"skeleton": bones, "area": area, "unknown_images": unknown_images, "max_dets": max_dets}
+    result = _scored(gt, predictions, protocol, mode=mode, **options)
+    result = replace(result, notes=(*sanity(result.sides, result.stats), *result.notes))
+    if mode == "strict" and not protocol.greedy_by_person and (trap := remarks.trapped(result.sides)):
+        mended = _scored(gt, predictions, protocol, mode="fixed", **options)
+        return replace(result, notes=(*result.notes, remarks.on_mending(trap, result.stats, mended.stats)))
+    return result
+
+
+def _scored(gt: Dataset, predictions: Dataset, protocol: Protocol, **options: Any) -> Evaluation:
+    """The numbers by one protocol; options as `prepare`."""
     notes: list[str] = []
-    sides = prepare(gt, predictions, notes, skeleton=skeleton)
-    # Thresholds and ranges are the same for every skeleton; a category without people keeps its -1.
-    grid = Params(sigmas=np.ones(1))
-    whole = _nothing(len(sides.category_ids), grid)
-    for part in sides.parts:
+    sides = prepare(gt, predictions, notes, protocol=protocol, **options)
+    whole = _joined(sides, (accumulate(part.matches, part.params) for part in sides.parts))
+    groups = _groups(sides, protocol, notes)
+    stats = _stats(sides, protocol, whole, groups)
+    notes.extend(remarks.on_missing(stats))
+    return Evaluation(stats, whole, sides, tuple(dict.fromkeys(notes)), protocol.name, groups)
+
+
+def _groups(sides: Sides, protocol: Protocol, notes: list[str]) -> dict[str, Curves]:
+    """Curves of CrowdPose's levels and WholeBody's groups; the last of those is the whole, which has them already."""
+    if protocol.name == "crowdpose":
+        levels = protocols.crowd_levels(sides.gt, notes)
+        return {
+            level: _joined(sides, (protocols.curves_of_images(part, ids) for part in sides.parts))
+            for level, ids in levels.items()
+        }
+    if protocol.name == "wholebody":
+        people = sides.predictions.persons
+        return {
+            group: _joined(sides, (protocols.group_curves(part, people, group, notes) for part in sides.parts))
+            for group in protocols.GROUPS
+            if group != "whole"
+        }
+    return {}
+
+
+def _stats(sides: Sides, protocol: Protocol, whole: Curves, groups: Mapping[str, Curves]) -> dict[str, float]:
+    if protocol.greedy_by_person:
+        return protocols.ai_challenger(sides.parts)
+    most = sides.facts["max_dets"][-1]
+    grid = _grid(most)
+    if protocol.name == "wholebody":
+        every = {**groups, "whole": whole}
+        return {
+            f"{group}_{name}": value
+            for group, curves in every.items()
+            for name, value in summarize(curves, grid, max_dets=most).items()
+        }
+    stats = summarize(whole, grid, max_dets=most)
+    return protocols.crowdpose_stats(stats, dict(groups)) if protocol.name == "crowdpose" else stats
+
+
+def _grid(max_dets: int) -> Params:
+    # Thresholds and ranges are the same for every skeleton.
+    return Params(sigmas=np.ones(1), max_dets=(max_dets,))
+
+
+def _joined(sides: Sides, of_parts: Iterable[Curves]) -> Curves:
+    """The curves of all parts, each at the place of its categories; a category without people keeps its -1."""
+    whole = _nothing(len(sides.category_ids), _grid(sides.facts["max_dets"][-1]))
+    for part, curves in zip(sides.parts, of_parts, strict=True):
         place = np.searchsorted(sides.category_ids, part.category_ids)
-        curves = accumulate(part.matches, part.params)
         whole.precision[:, :, place], whole.scores[:, :, place] = curves.precision, curves.scores
         whole.recall[:, place] = curves.recall
-    return Evaluation(summarize(whole, grid), whole, sides, tuple(dict.fromkeys(notes)))
+    return whole
 
 
 def _nothing(categories: int, params: Params) -> Curves:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from kpdata.eval.oks import (
     candidate_pairs,
     order_rows,
 )
+
+Rows = TypeVar("Rows", GroundTruth, Detections)
+POOLED = -1  # the category that all become without `use_categories` (cocoeval.py:141)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def match(gt: GroundTruth, dt: Detections, image_ids: Ints, category_ids: Ints, 
     """Match the people of the listed images and categories at every area range and threshold of `params`.
 
     Rows of other images or categories are dropped. To work in batches give part of the images at a time, and `gt` as
-    `oks.resolve_repeated_ids` returns it. Raises EvaluationError unless gt, dt and sigmas agree on K.
+    `oks.resolve_repeated_ids` returns it. Without `params.use_categories` the listed categories become one, numbered
+    -1 as in pycocotools. Raises EvaluationError unless gt, dt and sigmas agree on K.
     """
     sizes = (gt.keypoints.shape[1], dt.keypoints.shape[1], len(params.sigmas))
     if len(set(sizes)) != 1:
@@ -70,8 +75,10 @@ def match(gt: GroundTruth, dt: Detections, image_ids: Ints, category_ids: Ints, 
             "expected the same number",
             hint="remap one of them to the other's skeleton",
         )
-    order = order_rows(gt, dt, image_ids, category_ids, params.max_dets[-1])
-    pairs = candidate_pairs(gt, dt, order, params)
+    if not params.use_categories:
+        gt, dt, category_ids = _pool(gt, category_ids), _pool(dt, category_ids), np.array([POOLED])
+    order = order_rows(gt, dt, image_ids, category_ids, params.max_dets[-1], mode=params.mode)
+    pairs = _pairs(gt, dt, order, params)
     low, high = params.area_ranges[:, :1], params.area_ranges[:, 1:]
     gt_area, dt_area = gt.area[order.gt_rows], dt.area[order.dt_rows]
     crowd = gt.iscrowd[order.gt_rows]
@@ -94,6 +101,20 @@ def match(gt: GroundTruth, dt: Detections, image_ids: Ints, category_ids: Ints, 
         pair_oks=pairs.oks,
         matched=match_pairs(pairs, order, ignored, crowd, params.iou_thresholds),
     )
+
+
+def _pairs(gt: GroundTruth, dt: Detections, order: Order, params: Params) -> Pairs:
+    """The pairs that can match: none for pycocotools without categories (`Params.use_categories`)."""
+    if params.use_categories or params.mode == "fixed":
+        return candidate_pairs(gt, dt, order, params)
+    none = np.empty(0, np.int64)  # computeOks looks under category -1 and finds nobody (cocoeval.py:195)
+    return Pairs(none, none, np.empty(0))
+
+
+def _pool(rows: Rows, category_ids: Ints) -> Rows:
+    """The same rows with the listed categories made one, and all others another that nobody lists."""
+    pooled = np.where(np.isin(rows.category_id, category_ids), POOLED, POOLED - 1)
+    return replace(rows, category_id=pooled)
 
 
 def match_pairs(pairs: Pairs, order: Order, ignored: Bools, crowd: Bools, thresholds: Floats) -> NDArray[np.int32]:
@@ -166,6 +187,24 @@ def concatenate(parts: Sequence[Matches]) -> Matches:
     }
     oks = np.concatenate([p.pair_oks for p in parts])
     return replace(parts[0], **columns, pair_gt=place[pair_gt], pair_oks=oks, matched=matched[:, :, d])
+
+
+def without_images(matches: Matches, image_ids: Ints) -> Matches:
+    """The same matches without those of these images; rows stay as they are."""
+    g, d = ~np.isin(matches.gt_image_id, image_ids), ~np.isin(matches.dt_image_id, image_ids)
+    pairs = g[matches.pair_gt]
+    matched = matches.matched[:, :, d]
+    columns = {name: getattr(matches, name)[..., g] for name in _GT_COLUMNS} | {
+        name: getattr(matches, name)[..., d] for name in _DT_COLUMNS
+    }
+    return replace(
+        matches,
+        **columns,
+        pair_gt=(np.cumsum(g) - 1)[matches.pair_gt[pairs]],
+        pair_oks=matches.pair_oks[pairs],
+        # A detection and its ground truth are of the same image: what stays matched points at a pair that stays.
+        matched=np.where(matched >= 0, np.append(np.cumsum(pairs, dtype=np.int32) - 1, -1)[matched], np.int32(-1)),
+    )
 
 
 _GT_COLUMNS = ("gt_row", "gt_image_id", "gt_category", "gt_annotation_id", "gt_ignored")

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kpdata.errors import EvaluationError
+from kpdata.eval.threads import WORTH_IT, in_threads, workers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Mode = Literal["strict", "fixed"]
 
 PAIRS_PER_BLOCK = 1 << 20  # pairs listed at once: bounds memory where images hold thousands of people
 TERMS_PER_BLOCK = 1 << 16  # OKS terms computed at once: half a megabyte a temporary, so that it stays in the cache
@@ -46,7 +49,8 @@ class GroundTruth:
     """Annotated people in the order of the file: ties depend on it. All lengths are in pixels, areas in square pixels.
 
     `labelled` is v > 0; `num_keypoints` and `area` are the file's fields, not recomputed; `bbox` is x, y, w, h.
-    A repeated `annotation_id` is read as pycocotools reads it: the last such row stands in for all of them.
+    A repeated `annotation_id` is read as pycocotools reads it: the last such row stands in for all of them (with
+    `Params.mode` "fixed" every row is itself, whatever its id).
     Raises EvaluationError where the columns' shapes contradict each other.
     """
 
@@ -111,8 +115,20 @@ class Params:
     """What to evaluate at. The defaults are those of `COCOeval` for keypoints; `max_dets` is sorted at birth.
 
     `sigmas` (K,) are the falloff constants of the skeleton (k = 2 sigma in the COCO keypoint task's definition).
-    The grids are np.linspace: 0.5 + 0.05 i differs from them in the last bit. Raises EvaluationError on an empty grid,
-    on ranges and labels that do not pair up, and on a `max_dets` below 1.
+    The grids are np.linspace: 0.5 + 0.05 i differs from them in the last bit.
+
+    `mode` "strict" gives pycocotools' outcome to the bit. "fixed" gives what its rules mean, and differs where
+    - a person has annotation id 0: found like any other (strict: its detection counts as unmatched);
+    - annotation ids repeat: every row is itself (strict: the last row of an id stands in for all of them);
+    - a keypoint, an area or a sigma is NaN: that keypoint is infinitely far away (strict: OKS is NaN and matches
+      anything), and `detection_area` takes the extent of the others;
+    - `max_dets` is not 20: `summarize` takes the largest (strict: -1), and it finds the thresholds 0.5 and 0.75 of a
+      grid that holds them only nearly;
+    - `use_categories` is False: the people of all listed categories are one (strict: nothing matches, so AP is 0).
+    NaN scores come last in both. On data that step into none of these the two modes agree to the bit.
+
+    Raises EvaluationError on an empty grid, on ranges and labels that do not pair up, on a `max_dets` below 1, and on
+    a mode that is none of the two.
     """
 
     sigmas: Floats
@@ -121,6 +137,8 @@ class Params:
     area_ranges: Floats = field(default_factory=lambda: np.array([[0, 1e5**2], [32**2, 96**2], [96**2, 1e5**2]]))
     area_labels: tuple[str, ...] = ("all", "medium", "large")
     max_dets: tuple[int, ...] = (20,)
+    mode: Mode = "strict"
+    use_categories: bool = True
 
     def __post_init__(self) -> None:
         for name in ("sigmas", "iou_thresholds", "recall_thresholds"):
@@ -137,16 +155,19 @@ class Params:
             )
         if not self.max_dets or min(self.max_dets) < 1:
             raise EvaluationError(f"Params.max_dets: {self.max_dets}, expected one or more counts of at least 1")
+        if self.mode not in ("strict", "fixed"):
+            raise EvaluationError(f"Params.mode: {self.mode!r}, expected 'strict' or 'fixed'")
         object.__setattr__(self, "area_ranges", ranges)
         object.__setattr__(self, "area_labels", labels)
         object.__setattr__(self, "max_dets", tuple(sorted(int(m) for m in self.max_dets)))
 
 
-def detection_area(keypoints: Floats, bbox: Floats | None = None) -> Floats:
+def detection_area(keypoints: Floats, bbox: Floats | None = None, *, mode: Mode = "strict") -> Floats:
     """Areas that `COCO.loadRes` gives to results (coco.py:335–361), which decide their size range. (M,) square pixels.
 
     Without boxes: the extent of *all* keypoints (M, K, 2), also of those with a third value of 0; NaN where one is NaN.
     With `bbox` (M, 4) x, y, w, h: w * h. loadRes takes the boxes of all results if the *first* one has a box.
+    With `mode` "fixed" the extent is that of the keypoints that are not NaN, and an area that would be NaN is 0.
 
     >>> detection_area(np.array([[[10.0, 20.0], [13.0, 24.0], [11.0, 21.0]]])).tolist()
     [12.0]
@@ -154,22 +175,27 @@ def detection_area(keypoints: Floats, bbox: Floats | None = None) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
         if bbox is not None:
             box = np.asarray(bbox, dtype=np.float64)
-            return np.asarray(box[:, 2] * box[:, 3])
-        low, high = _extents(np.asarray(keypoints, dtype=np.float64))
-        return np.asarray((high[:, 0] - low[:, 0]) * (high[:, 1] - low[:, 1]))
+            area = np.asarray(box[:, 2] * box[:, 3])
+        else:
+            low, high = _extents(np.asarray(keypoints, dtype=np.float64), skip_nan=mode == "fixed")
+            area = np.asarray((high[:, 0] - low[:, 0]) * (high[:, 1] - low[:, 1]))
+    return np.where(np.isnan(area), 0.0, area) if mode == "fixed" else area
 
 
-def _extents(keypoints: Floats) -> tuple[Floats, Floats]:
-    """(N, K, 2) -> the least and greatest x, y of each row, (N, 2) each; NaN where one is NaN.
+def _extents(keypoints: Floats, rows: Ints | None = None, *, skip_nan: bool = False) -> tuple[Floats, Floats]:
+    """(N, K, 2) -> the least and greatest x, y of each row (or of `rows`), (N, 2) each; NaN where one is NaN.
 
-    Folded in halves, in blocks that fit the cache: min(axis=1) of so short an axis is six times slower.
+    With `skip_nan` only where all are. Folded in halves, in blocks that fit the cache: min(axis=1) of so short an axis
+    is six times slower.
     """
-    rows, k = keypoints.shape[:2]
-    low, high = np.empty((rows, 2)), np.empty((rows, 2))
+    n, k = len(keypoints) if rows is None else len(rows), keypoints.shape[1]
+    low, high = np.empty((n, 2)), np.empty((n, 2))
+    least, greatest = (np.fmin, np.fmax) if skip_nan else (np.minimum, np.maximum)
     step = max(1, TERMS_PER_BLOCK // max(1, k))
-    for s in range(0, rows, step):
-        low[s : s + step] = _fold(np.minimum, keypoints[s : s + step])
-        high[s : s + step] = _fold(np.maximum, keypoints[s : s + step])
+    for s in range(0, n, step):
+        block = keypoints[s : s + step] if rows is None else keypoints[rows[s : s + step]]
+        low[s : s + step] = _fold(least, block)
+        high[s : s + step] = _fold(greatest, block)
     return low, high
 
 
@@ -198,16 +224,18 @@ class Order:
     dt_rank: Ints  # (D,)
 
 
-def order_rows(gt: GroundTruth, dt: Detections, image_ids: Ints, category_ids: Ints, max_dets: int) -> Order:
+def order_rows(
+    gt: GroundTruth, dt: Detections, image_ids: Ints, category_ids: Ints, max_dets: int, *, mode: Mode = "strict"
+) -> Order:
     """Drop what is not listed and sort as pycocotools does (cocoeval.py:78–116, 197–200).
 
     Scores sort descending and stably: -0.0 ties with 0.0, NaN comes last.
     """
     images, categories = np.unique(np.asarray(image_ids, np.int64)), np.unique(np.asarray(category_ids, np.int64))
-    gt_rows, gt_group = _order_ground_truth(gt, images, categories)
+    gt_rows, gt_group = _order_ground_truth(gt, images, categories, mode)
     group = _groups(dt.image_id, dt.category_id, images, categories)
     rows = np.flatnonzero(group >= 0)
-    rows = rows[np.argsort(-dt.score[rows], kind="stable")]
+    rows = rows[best_first(dt.score[rows])]
     rows = rows[_stable_argsort(group[rows], len(images) * len(categories))]
     group = group[rows]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -226,16 +254,16 @@ def resolve_repeated_ids(gt: GroundTruth, image_ids: Ints, category_ids: Ints) -
     if len(np.unique(gt.annotation_id)) == len(gt.annotation_id):
         return gt
     images, categories = np.unique(np.asarray(image_ids, np.int64)), np.unique(np.asarray(category_ids, np.int64))
-    rows, _ = _order_ground_truth(gt, images, categories)
+    rows, _ = _order_ground_truth(gt, images, categories, "strict")
     return GroundTruth(**{name: getattr(gt, name)[rows] for name in gt.__slots__})
 
 
-def _order_ground_truth(gt: GroundTruth, images: Ints, categories: Ints) -> tuple[Ints, Ints]:
+def _order_ground_truth(gt: GroundTruth, images: Ints, categories: Ints, mode: Mode) -> tuple[Ints, Ints]:
     """Rows and groups of the listed ground truth, by group, then by the place where their id was looked up."""
     group = _groups(gt.image_id, gt.category_id, images, categories)
     rows = np.flatnonzero(group >= 0)
     ids, last, inverse = np.unique(gt.annotation_id[::-1], return_index=True, return_inverse=True)
-    if len(ids) < len(gt.annotation_id):
+    if mode == "strict" and len(ids) < len(gt.annotation_id):
         rows = rows[np.argsort(gt.image_id[rows], kind="stable")]
         rows = (len(inverse) - 1 - last)[inverse[::-1]][rows]
         rows = rows[group[rows] >= 0]
@@ -251,6 +279,18 @@ def _groups(image_id: Ints, category_id: Ints, images: Ints, categories: Ints) -
     c = np.minimum(np.searchsorted(categories, category_id), len(categories) - 1)
     listed = (images[i] == image_id) & (categories[c] == category_id)
     return np.asarray(np.where(listed, c * len(images) + i, -1))
+
+
+def best_first(score: Floats) -> Ints:
+    """np.argsort(-score, kind="stable"), which puts NaN last, in half its time: NumPy's other sort, then the ties."""
+    order = np.argsort(-score)
+    falling = score[order]
+    tied = (falling[1:] == falling[:-1]) | (np.isnan(falling[1:]) & np.isnan(falling[:-1]))
+    if tied.any():
+        run = np.cumsum(np.append(True, ~tied))
+        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        order[at] = order[at][np.lexsort((order[at], run[at]))]
+    return order
 
 
 def _stable_argsort(group: Ints, groups: int) -> Ints:
@@ -277,15 +317,20 @@ def candidate_pairs(gt: GroundTruth, dt: Detections, order: Order, params: Param
     counts = np.searchsorted(order.gt_group, order.dt_group, side="right") - first
     least = float(np.minimum(params.iou_thresholds, MAX_THRESHOLD).min())
     people = CompactKeypoints.of(gt, order.gt_rows)
-    dt_box, gt_box = _boxes(dt, people, order, counts, least, params.sigmas)
-    parts = []
-    for start, stop in _blocks(counts, PAIRS_PER_BLOCK):
+    gt_box, odd, sound = _gt_boxes(people, least, params.sigmas)
+    findable = np.flatnonzero((counts > 0) & ~np.isin(order.dt_group, order.gt_group[odd])) if sound else counts[:0]
+
+    def block(start: int, stop: int) -> tuple[Ints, Ints, Floats]:
         d, g = _list_pairs(first[start:stop], counts[start:stop], start)
-        near = np.flatnonzero(~_apart(dt_box, d, gt_box, g))
+        dt_box = _dt_boxes(dt, order, findable, start, stop)
+        near = np.flatnonzero(~_apart(dt_box, d - start, gt_box, g))
         d, g = d[near], g[near]
-        oks = pair_oks(people, g, dt.keypoints, order.dt_rows[d], params.sigmas)
-        kept = np.flatnonzero(~(oks < least) | np.isnan(dt_box[d, 0]))
-        parts.append((d[kept], g[kept], oks[kept]))
+        oks = pair_oks(people, g, dt.keypoints, order.dt_rows[d], params.sigmas, mode=params.mode)
+        kept = np.flatnonzero(~(oks < least) | np.isnan(dt_box[d - start, 0]))
+        return d[kept], g[kept], oks[kept]
+
+    limit = min(PAIRS_PER_BLOCK, max(WORTH_IT, -(-int(counts.sum()) // workers())))
+    parts = in_threads([partial(block, *ends) for ends in _blocks(counts, limit)], size=limit)
     empty = np.empty(0, np.int64)
     d, g, oks = (np.concatenate(p) for p in zip((empty, empty, np.empty(0)), *parts, strict=True))
     return Pairs(d, g, oks)
@@ -324,18 +369,21 @@ class CompactKeypoints:
     def of(cls, gt: GroundTruth, rows: Ints) -> CompactKeypoints:
         labelled = gt.labelled[rows]
         joints = np.argsort(~labelled, axis=1, kind="stable")
-        keypoints = np.take_along_axis(gt.keypoints[rows], joints[:, :, None], axis=1)
+        keypoints = _as_complex(gt.keypoints)[rows[:, None], joints].view(np.float64).reshape(*joints.shape, 2)
         x, y, w, h = gt.bbox[rows].T
         with np.errstate(invalid="ignore", over="ignore"):
             box = np.stack([x - w, y - h, x + w * 2, y + h * 2], axis=1)
         return cls(joints, keypoints, labelled.sum(axis=1), box, gt.area[rows] + np.spacing(1))
 
 
-def pair_oks(people: CompactKeypoints, g: Ints, dt_keypoints: Floats, rows: Ints, sigmas: Floats) -> Floats:
+def pair_oks(
+    people: CompactKeypoints, g: Ints, dt_keypoints: Floats, rows: Ints, sigmas: Floats, *, mode: Mode = "strict"
+) -> Floats:
     """OKS (P,) of ground truth `g` (P,) with detections `rows` (P,), to the bit of cocoeval.py:192–233.
 
     Only labelled keypoints of the ground truth count. Where it has none, each keypoint's distance to its box enlarged
-    three times stands in (0 inside). A NaN keypoint gives NaN; sizes of 0 give what the division gives.
+    three times stands in (0 inside). A NaN keypoint gives NaN; sizes of 0 give what the division gives. With `mode`
+    "fixed" a NaN keypoint is infinitely far away, so that OKS is never NaN.
     """
     oks = np.empty(len(g))
     count = people.count[g]
@@ -348,6 +396,8 @@ def pair_oks(people: CompactKeypoints, g: Ints, dt_keypoints: Floats, rows: Ints
                 part = which[s : s + step]
                 squared, v = _squared_distances(people, g[part], dt_keypoints, rows[part], n, variances)
                 e = squared / v / people.area[g[part], None] / 2
+                if mode == "fixed":
+                    e = np.where(np.isnan(e), np.inf, e)
                 oks[part] = np.exp(-e).sum(axis=1) / e.shape[1]
     return oks
 
@@ -371,15 +421,13 @@ def _as_complex(keypoints: Floats) -> NDArray[np.complex128]:
     return keypoints.view(np.complex128)[..., 0]
 
 
-def _boxes(
-    dt: Detections, people: CompactKeypoints, order: Order, counts: Ints, least: float, sigmas: Floats
-) -> tuple[Floats, Floats]:
-    """Boxes (D, 4) and (G, 4) as x0, y0, x1, y1 such that pairs whose boxes are apart cannot reach OKS `least`.
+def _gt_boxes(people: CompactKeypoints, least: float, sigmas: Floats) -> tuple[Floats, Bools, bool]:
+    """Boxes (G, 4) as x0, y0, x1, y1 such that detections whose boxes do not touch them cannot reach OKS `least`.
 
     OKS is a mean of exp(-e), so one term must reach the threshold, so one keypoint must lie within
     sqrt(2 * -ln(least) * variance * area) of its twin, which the ground truth's box is enlarged by.
-    That argument needs finite numbers: a detection for which it fails, because of its own keypoints or of someone in
-    its image, gets a box of NaN, which is apart from nothing. 1e-9 is far above the rounding of the sum and of e.
+    That argument needs finite numbers: second, (G,) for whom it fails; third, False where it fails for all.
+    1e-9 is far above the rounding of the sum and of e.
     """
     labelled = (np.arange(people.joints.shape[1]) < people.count[:, None])[:, :, None]
     low, _ = _extents(np.where(labelled, people.keypoints, np.inf))
@@ -393,14 +441,18 @@ def _boxes(
     with np.errstate(invalid="ignore", over="ignore"):
         farthest = 2 * (1e-9 - np.log(least if sound else 1.0)) * variances.max() * people.area
         reach = np.sqrt(farthest)[:, None] * (1 + 1e-9)
-        gt_box = np.concatenate([low - reach, high + reach], axis=1)
-    box = np.full((len(counts), 4), np.nan)
-    if sound:
-        plain = np.flatnonzero((counts > 0) & ~np.isin(order.dt_group, order.gt_group[odd]))
-        extents = np.concatenate(_extents(dt.keypoints[order.dt_rows[plain]]), axis=1)
-        extents[np.isnan(extents).any(axis=1)] = np.nan
-        box[plain] = extents
-    return box, gt_box
+        return np.concatenate([low - reach, high + reach], axis=1), odd, sound
+
+
+def _dt_boxes(dt: Detections, order: Order, findable: Ints, start: int, stop: int) -> Floats:
+    """Boxes (D, 4) of detections start … stop - 1; NaN, which is apart from nothing, where a keypoint is NaN and for
+    those that are not `findable` by boxes, because of someone in their image."""
+    here = findable[slice(*np.searchsorted(findable, (start, stop)))]
+    extents = np.concatenate(_extents(dt.keypoints, order.dt_rows[here]), axis=1)
+    extents[np.isnan(extents).any(axis=1)] = np.nan
+    box = np.full((stop - start, 4), np.nan)
+    box[here - start] = extents
+    return box
 
 
 def _apart(dt_box: Floats, d: Ints, gt_box: Floats, g: Ints) -> Bools:

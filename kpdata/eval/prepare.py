@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from kpdata import schema
 from kpdata.dataset import Dataset, lookup
 from kpdata.errors import EvaluationError, SchemaError
+from kpdata.eval import protocols, remarks
+from kpdata.eval.areas import Areas, areas, rule_named
 from kpdata.eval.matching import match
-from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Params, detection_area
+from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Mode, Params, detection_area
 from kpdata.eval.part import Part
+from kpdata.eval.protocols import Protocol
 from kpdata.skeleton import Skeleton, load
 
-# CrowdPose's evaluator takes 0.53 x w x h of the box for the area (crowdposetools/cocoeval.py): data sets marked so.
-AREA_RULES = {"box×0.53": 0.53}
 WHOLE, BODY = "coco_wholebody_133", "coco_17"
+UnknownImages = Literal["refuse", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,57 +35,122 @@ class Sides:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(gt: Dataset, predictions: Dataset, notes: list[str], *, skeleton: str | Skeleton | None = None) -> Sides:
+def prepare(
+    gt: Dataset,
+    predictions: Dataset,
+    notes: list[str],
+    *,
+    skeleton: str | Skeleton | None = None,
+    protocol: Protocol = protocols.OKS,
+    area: str | None = None,
+    unknown_images: UnknownImages = "refuse",
+    max_dets: int = 20,
+    mode: Mode = "strict",
+) -> Sides:
     """Match everyone: a Part a skeleton. Errors and arguments as `kpdata.evaluate`; sentences go to `notes`."""
-    predictions = _on_the_same_images(gt, predictions, notes)
-    gt = _body_part(gt, predictions, notes)
+    predictions = _on_the_same_images(gt, predictions, unknown_images, notes)
+    if protocol.name == "oks":
+        gt = _body_part(gt, predictions, notes)
     categories = _category_ids(gt, 1)
     image_ids, listed = schema.values(gt.images["image_id"]), _listed_categories(gt, categories)
     chosen = _skeletons(gt, categories, listed, load(skeleton) if isinstance(skeleton, str) else skeleton)
+    _require_skeleton(gt, chosen, protocol, notes)
     found = _category_ids(predictions, listed[0] if len(listed) == 1 else 1)
+    sizes = areas(gt, np.isin(categories, listed), rule_named(area) if area else protocol.area, notes)
     parts = []
     for bones, name, ids in chosen:
-        params = Params(sigmas=_sigmas(bones))
+        params = Params(sigmas=_sigmas(bones), max_dets=(max_dets,), mode=mode)
         mask = _mask(predictions, bones, notes)
-        truth, visibility, truth_rows = _ground_truth(gt, categories, name, ids, bones, mask, notes)
-        results, scores, rows = _detections(predictions, found, ids, bones, mask, notes)
+        truth, visibility, truth_rows = _ground_truth(gt, categories, name, bones, mask, sizes, protocol, notes)
+        results, scores, rows = _detections(predictions, found, ids, bones, mask, protocol, mode, notes)
         parts.append(Part(
             skeleton=bones, mask=mask, truth=truth, detections=results, visibility=visibility, keypoint_scores=scores,
             truth_rows=truth_rows, detection_rows=rows, image_ids=image_ids, category_ids=ids, params=params,
             matches=match(truth, results, image_ids, ids, params),
         ))  # fmt: skip
     scored = sum(int(part.counted().sum()) for part in parts)
-    _mention(gt, predictions, found, listed, scored, notes)
+    notes.extend(remarks.on_people(gt, sizes, np.isin(categories, listed), scored, protocol, mode))
+    notes.extend(remarks.on_counts(parts))
+    notes.extend(remarks.on_predictions(gt, predictions, found, listed, scored, max_dets, protocol))
+    if _first_has_box(predictions) and not protocol.greedy_by_person:
+        notes.append("results carry a bbox: as in pycocotools its area decides their size range")
+    if area and sizes.rules != (protocol.area or "file",):
+        notes.append(f"area by the rule {rule_named(area)!r}, not {protocol.title}'s own: not comparable with others'")
+    counts = {"images": gt.images.num_rows, "people": len(gt), "people scored": scored, "predictions": len(predictions)}
     facts = {
+        "metric": protocol.title,
+        "protocol": protocol.name,
         "sigmas": {bones.name: list(bones.sigmas or ()) for bones, _, _ in chosen},
         "skeletons": {s.name: {"keypoints": len(s), "sigma_source": s.sigma_source} for s, _, _ in chosen},
         "category_ids": listed.tolist(),
-        "counts": {"images": gt.images.num_rows, "people": len(gt), "people scored": scored,
-                   "predictions": len(predictions)},
-        "area": _area_words(gt),
-        "detection_area": "w × h of each result's bbox" if _first_has_box(predictions) else "extent of all keypoints",
-        "max_dets": list(Params(sigmas=np.ones(1)).max_dets),
-    }  # fmt: skip
+        "counts": counts,
+        **_rules(gt, predictions, sizes, protocol, max_dets, mode),
+    }
     return Sides(gt, predictions, tuple(parts), listed, facts)
+
+
+def _rules(
+    gt: Dataset, predictions: Dataset, sizes: Areas, protocol: Protocol, max_dets: int, mode: Mode
+) -> dict[str, Any]:
+    """The facts about areas, boxes and matching."""
+    return {
+        "area": sizes.words,
+        "area_rules": list(sizes.rules),
+        "box_sources": sorted({text for text in schema.texts(gt.persons["bbox_source"]) if text}),
+        "detection_area": _detection_area_words(predictions, protocol),
+        "matching": _matching_words(protocol, max_dets, mode),
+        "mode": mode,
+        "like": protocol.like,
+        "max_dets": [max_dets],
+    }
+
+
+def _detection_area_words(predictions: Dataset, protocol: Protocol) -> str:
+    """What decides the size range of a prediction, as `COCO.loadRes` measures it."""
+    if _first_has_box(predictions):
+        return "w × h of each result's bbox"
+    return "extent of the 17 body keypoints" if protocol.name == "wholebody" else "extent of all keypoints"
+
+
+def _matching_words(protocol: Protocol, max_dets: int, mode: Mode) -> str:
+    if protocol.greedy_by_person:
+        return f"{protocol.source}: everyone with the best of all predictions of the image"
+    rules = f"{protocol.source}: greedy by score, the best {max_dets} of each image and category"
+    return rules + ("" if mode == "strict" else ", its traps mended (mode 'fixed')")
 
 
 # ---------------------------------------------------------------------------------------------------- bringing together
 
 
-def _on_the_same_images(gt: Dataset, predictions: Dataset, notes: list[str]) -> Dataset:
-    """Predictions whose image ids are the ground truth's.
+def _on_the_same_images(gt: Dataset, predictions: Dataset, unknown: UnknownImages, notes: list[str]) -> Dataset:
+    """Predictions whose image ids are the ground truth's; those of unlisted images are refused or left out.
 
     Ids that are texts, or that a reader numbered, are looked up by source id and file name; other ids as they are.
     """
+    if unknown not in ("refuse", "ignore"):
+        raise EvaluationError(f"unknown_images is {unknown!r}, expected 'refuse' or 'ignore'")
     texts = schema.valid(predictions.images["source_image_id"]).any()
     both_named = all(schema.valid(d.images["file_name"]).any() for d in (gt, predictions))
     if len(predictions) and (texts or (both_named and (_numbered(gt) or _numbered(predictions)))):
-        predictions = _matched_by_name(gt, predictions, notes)
-    ids = np.unique(schema.values(predictions.persons["image_id"]))
+        predictions = _matched_by_name(gt, predictions, unknown, notes)
+    of_person = schema.values(predictions.persons["image_id"])
+    ids = np.unique(of_person)
     strangers = ids[lookup(schema.values(gt.images["image_id"]), ids) < 0]
-    if len(strangers):
-        raise _unknown_images(len(strangers), int(strangers[0]), schema.values(gt.images["image_id"]).tolist())
-    return predictions
+    if not len(strangers):
+        return predictions
+    if unknown == "refuse":
+        listed = schema.values(gt.images["image_id"]).tolist()
+        raise _unknown_images(len(strangers), int(strangers[0]), listed, why=_why_unmet(gt, predictions))
+    return _without(predictions, np.isin(of_person, strangers), len(strangers), int(strangers[0]), notes)
+
+
+def _without(predictions: Dataset, strange: Bools, images: int, example: Any, notes: list[str]) -> Dataset:
+    """The predictions without those of images that the ground truth does not list."""
+    notes.append(
+        f"{int(strange.sum()):,} predictions for {images:,} images that the ground truth does not list, such as "
+        f"{example!r}, are left out"
+    )
+    return replace(predictions, persons=schema.take(predictions.persons, np.flatnonzero(~strange)))
 
 
 def _numbered(dataset: Dataset) -> bool:
@@ -91,13 +158,13 @@ def _numbered(dataset: Dataset) -> bool:
     return any(d.get("ids") == "assigned" for d in dataset.datasets.values())
 
 
-def _matched_by_name(gt: Dataset, predictions: Dataset, notes: list[str]) -> Dataset:
+def _matched_by_name(gt: Dataset, predictions: Dataset, unknown: UnknownImages, notes: list[str]) -> Dataset:
     known = schema.values(gt.images["image_id"]).tolist()
     by_name = _names_to_ids(schema.texts(gt.images["file_name"]), known)
     by_id = {
         text: number for text, number in zip(schema.texts(gt.images["source_image_id"]), known, strict=True) if text
     }
-    own, missing = schema.values(predictions.images["image_id"]), []
+    own, missing, strange = schema.values(predictions.images["image_id"]), [], []
     used = np.isin(own, schema.values(predictions.persons["image_id"]))
     moved = own.copy()
     texts, files = (schema.texts(predictions.images[key]) for key in ("source_image_id", "file_name"))
@@ -106,11 +173,17 @@ def _matched_by_name(gt: Dataset, predictions: Dataset, notes: list[str]) -> Dat
         if name is None:
             continue  # an integer beside texts: it stands for itself
         found = by_id.get(name, by_name.get(name, by_name.get(_last_part(name))))
-        missing += [name] if found is None else []
+        if found is None:
+            missing.append(name)
+            strange.append(int(own[row]))
         moved[row] = own[row] if found is None else found
-    if missing:
+    if missing and unknown == "ignore":
+        gone = np.isin(schema.values(predictions.persons["image_id"]), np.array(strange, np.int64))
+        predictions = _without(predictions, gone, len(missing), missing[0], notes)
+    elif missing:
         listed = [*by_id, *by_name] or known
-        raise _unknown_images(len(missing), missing[0], listed, gt.images.num_rows)
+        why = _why_unmet(gt, predictions)
+        raise _unknown_images(len(missing), missing[0], listed, gt.images.num_rows, why=why)
     notes.append("images were matched by source id or file name: the image ids of the two files are not the same kind")
     place = lookup(own, schema.values(predictions.persons["image_id"]))
     column = schema.fixed(moved[place], pa.int64())
@@ -131,11 +204,20 @@ def _last_part(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _unknown_images(count: int, example: Any, listed: list[Any], total: int | None = None) -> EvaluationError:
+def _why_unmet(gt: Dataset, predictions: Dataset) -> str:
+    from kpdata.eval.sanity import unmet_ids
+
+    return "; ".join(unmet_ids(gt, predictions))
+
+
+def _unknown_images(
+    count: int, example: Any, listed: list[Any], total: int | None = None, *, why: str = ""
+) -> EvaluationError:
     shown = f"{len(listed) if total is None else total:,}, such as {listed[0]!r}" if listed else "none"
+    found = f"predictions for {count:,} images that the ground truth does not list, such as {example!r}"
     return EvaluationError(
-        f"predictions for {count:,} images that the ground truth does not list, such as {example!r} (it lists {shown})",
-        hint="is it the ground truth of another split?",
+        f"{found} (it lists {shown})" + (f"; {why}" if why else ""),
+        hint="is it the ground truth of another split? --unknown-images ignore (unknown_images) leaves them out",
     )
 
 
@@ -200,6 +282,19 @@ def _skeletons(gt: Dataset, categories: Ints, listed: Ints, override: Skeleton |
     return chosen
 
 
+def _require_skeleton(gt: Dataset, chosen: list[_Choice], protocol: Protocol, notes: list[str]) -> None:
+    """EvaluationError where WholeBody's groups find no 133 keypoints; notes where sigmas are not the benchmark's."""
+    if protocol.name == "wholebody":
+        for bones, _, _ in chosen:
+            if len(bones) != len(load(WHOLE)):
+                raise EvaluationError(
+                    f"the metric 'wholebody' scores {len(load(WHOLE))} keypoints ({WHOLE}), the ground truth has "
+                    f"{len(bones)} ({bones.name})",
+                    hint="the metric 'oks' takes any skeleton",
+                )
+    notes.extend(remarks.on_skeletons(((bones, gt.skeletons[name]) for bones, name, _ in chosen), protocol))
+
+
 def _fitting(own: Skeleton, override: Skeleton | None) -> Skeleton:
     """The skeleton to score with. EvaluationError where the override names the same keypoints in another order."""
     if override is None or len(override) != len(own):
@@ -219,7 +314,7 @@ def _sigmas(skeleton: Skeleton) -> Floats:
     if skeleton.sigmas is None:
         raise EvaluationError(
             f"the skeleton {skeleton.name!r} has no official OKS sigmas, and kpdata invents none",
-            hint="--skeleton FILE.toml brings your own (values in a table [sigmas])",
+            hint="--skeleton FILE.toml brings your own (values in a table [sigmas]); the metric 'pck' needs none",
         )
     return np.array(skeleton.sigmas)
 
@@ -232,7 +327,7 @@ def _mask(predictions: Dataset, bones: Skeleton, notes: list[str]) -> Bools:
             mask &= np.array(known, bool) if len(known) == len(bones) else True
     if not mask.all():
         absent = [name for name, has in zip(bones.keypoint_names, mask.tolist(), strict=True) if not has]
-        notes.append(f"the predictions' own skeleton has no {', '.join(absent)}: left out of the score")
+        notes.append(f"the predictions' own skeleton has no {', '.join(absent)}: left out of the score: not comparable")
     return mask
 
 
@@ -245,7 +340,14 @@ def _rows(table: pa.Table, chosen: Bools) -> pa.Table:
 
 
 def _ground_truth(
-    gt: Dataset, categories: Ints, name: str, ids: Ints, bones: Skeleton, mask: Bools, notes: list[str]
+    gt: Dataset,
+    categories: Ints,
+    name: str,
+    bones: Skeleton,
+    mask: Bools,
+    sizes: Areas,
+    protocol: Protocol,
+    notes: list[str],
 ) -> tuple[GroundTruth, NDArray[np.int8], Ints]:
     """Arrays, visibility (N, K) and rows (N,) of everyone of this skeleton or none.
 
@@ -254,23 +356,25 @@ def _ground_truth(
     chosen = np.ones(len(gt), bool)
     for other, rows in gt.groups():
         chosen[rows] = other in (None, name)
-    people, listed = _rows(gt.persons, chosen), np.isin(categories[chosen], ids)
+    people = _rows(gt.persons, chosen)
     xy, visibility = _poses(people, bones, "the ground truth has people of")
     labelled = (visibility > 0) & mask
     counts, counted = schema.values(people["num_keypoints"]), schema.valid(people["num_keypoints"])
-    if not counted.all():
+    if protocol.by_labels:
+        counted = np.zeros(len(people), bool)
+    elif not counted.all():
         notes.append(f"{int((~counted).sum()):,} people have no num_keypoints: counted from their labelled keypoints")
-    counts = np.where(counted & mask.all(), counts, labelled.sum(1))
     boxes = schema.matrix(people["bbox"], 4)
+    ids = schema.values(people["annotation_id"])
     truth = GroundTruth(
         image_id=schema.values(people["image_id"]),
         category_id=categories[chosen],
-        annotation_id=schema.values(people["annotation_id"]),
+        annotation_id=np.where(ids == 0, ids.max(initial=0) + 1, ids) if protocol.xtcocotools else ids,
         keypoints=xy,
         labelled=labelled,
-        num_keypoints=counts,
+        num_keypoints=np.where(counted & mask.all(), counts, labelled.sum(1)),
         bbox=np.where(schema.valid(people["bbox"])[:, None], boxes, 0),
-        area=_areas(gt, people, listed),
+        area=sizes.values[chosen],
         iscrowd=schema.values(people["iscrowd"], missing=False),
     )
     return truth, visibility, np.flatnonzero(chosen)
@@ -291,104 +395,77 @@ def _poses(people: pa.Table, bones: Skeleton, who: str) -> tuple[Floats, NDArray
         ) from error
 
 
-def _areas(gt: Dataset, people: pa.Table, needed: Bools) -> Floats:
-    """(N,) square pixels: the file's, else by the data set's rule. EvaluationError where a needed one is missing."""
-    area, present = schema.values(people["area"]), schema.valid(people["area"])
-    if present.all():
-        return area
-    factors = {name: AREA_RULES.get(str(d.get("area_kind")), np.nan) for name, d in gt.datasets.items()}
-    factor = np.array([factors.get(str(name), np.nan) for name in schema.texts(people["dataset"])])
-    boxes = schema.matrix(people["bbox"], 4)
-    area = np.where(present, area, boxes[:, 2] * boxes[:, 3] * factor)
-    missing = ~present & ~schema.valid(people["bbox"]) | ~present & np.isnan(factor)
-    if (missing & needed).any():
-        first = int(schema.values(people["annotation_id"])[(missing & needed).argmax()])
-        raise EvaluationError(
-            f"the ground truth has no area for {int((missing & needed).sum()):,} of {len(people):,} people, such as "
-            f"annotation {first}: OKS is a distance relative to it",
-            hint="add 'area' (COCO: the mask's, in square pixels) to the ground truth",
-        )
-    return np.where(missing, 0, area)
-
-
-def _area_words(gt: Dataset) -> str:
-    has = schema.valid(gt.persons["area"])
-    if has.all():
-        return "the ground truth's area field"
-    rule = " or ".join(
-        sorted({f"{f} × w × h" for d in gt.datasets.values() if (f := AREA_RULES.get(str(d.get("area_kind"))))})
-    )
-    return f"{rule} of the ground truth's bbox, the data set's own rule" + (
-        ", where it has no area" if has.any() else ""
-    )
-
-
 def _first_has_box(predictions: Dataset) -> bool:
     return len(predictions) > 0 and bool(schema.valid(predictions.persons["bbox"].slice(0, 1))[0])
 
 
 def _detections(
-    predictions: Dataset, categories: Ints, ids: Ints, bones: Skeleton, mask: Bools, notes: list[str]
+    predictions: Dataset,
+    categories: Ints,
+    ids: Ints,
+    bones: Skeleton,
+    mask: Bools,
+    protocol: Protocol,
+    mode: Mode,
+    notes: list[str],
 ) -> tuple[Detections, Floats, Ints]:
     """Arrays, keypoint scores (M, K) and rows (M,) of the predictions of these categories."""
     chosen = np.isin(categories, ids)
     people = _rows(predictions.persons, chosen)
+    boxed = _first_has_box(predictions)
+    _require_columns(people, boxed)
+    xy, visibility = _poses(people, bones, "the predictions have")
+    labelled = visibility > 0
+    if not labelled.all():
+        # Results files write an absent keypoint as 0, 0; NaN would match anything.
+        xy = np.where(np.isnan(xy) & ~labelled[..., None], 0, xy)
+    scores = schema.matrix(people["keypoint_scores"], len(bones))
+    measured = xy[:, protocols.BODY] if protocol.name == "wholebody" else xy if mask.all() else xy[:, mask]
+    results = Detections(
+        image_id=schema.values(people["image_id"]),
+        category_id=categories[chosen],
+        keypoints=xy,
+        score=_scores(people, protocol, notes),
+        area=detection_area(measured, schema.matrix(people["bbox"], 4) if boxed else None, mode=mode),
+    )
+    rows = np.flatnonzero(chosen)
+    blank = _blank(scores, labelled, protocol, notes)
+    if blank is not None:
+        kept = np.flatnonzero(~blank)
+        results = Detections(**{name: getattr(results, name)[kept] for name in results.__slots__})
+        scores, rows = scores[kept], rows[kept]
+    notes.extend(remarks.on_nan(results, protocol, mode))
+    return results, scores, rows
+
+
+def _scores(people: pa.Table, protocol: Protocol, notes: list[str]) -> Floats:
+    if protocol.name == "wholebody":
+        return protocols.group_scores(people, "whole", notes)
+    scores: Floats = schema.values(people["score"])
+    return scores
+
+
+def _require_columns(people: pa.Table, boxed: bool) -> None:
+    """EvaluationError where a prediction has no score or no keypoints, or where some have a box and the first one."""
     for column, hint in (("score", "are these annotations? every prediction needs a score"),
                          ("keypoints", "detector boxes cannot be scored as poses")):  # fmt: skip
         if not (present := schema.valid(people[column])).all():
             first = int(schema.values(people["image_id"])[present.argmin()])
             count = f"{int((~present).sum()):,} of {len(people):,} predictions have no {column}"
             raise EvaluationError(f"{count}, the first on image {first}", hint=hint)
-    boxed = _first_has_box(predictions)
     if boxed and not schema.valid(people["bbox"]).all():
         raise EvaluationError("the first result has a bbox and others have none", hint="write it for all or for none")
-    xy, visibility = _poses(people, bones, "the predictions have")
-    labelled = visibility > 0
-    if not labelled.all():
-        # Results files write an absent keypoint as 0, 0; NaN would match anything.
-        xy = np.where(np.isnan(xy) & ~labelled[..., None], 0, xy)
-    if np.isnan(xy).any():
-        notes.append("predictions hold NaN coordinates: as in pycocotools such a person matches anything")
-    results = Detections(
-        image_id=schema.values(people["image_id"]),
-        category_id=categories[chosen],
-        keypoints=xy,
-        score=schema.values(people["score"]),
-        area=detection_area(xy if mask.all() else xy[:, mask], schema.matrix(people["bbox"], 4) if boxed else None),
-    )
-    return results, schema.matrix(people["keypoint_scores"], len(bones)), np.flatnonzero(chosen)
 
 
-# --------------------------------------------------------------------------------------------------------------- words
-
-
-def _mention(gt: Dataset, predictions: Dataset, found: Ints, listed: Ints, scored: int, notes: list[str]) -> None:
-    """A sentence for each trap that these data step into."""
-    ids = schema.values(gt.persons["annotation_id"])
-    area = schema.values(gt.persons["area"])
-    unlisted = np.unique(found[~np.isin(found, listed)]).tolist()
-    images = lookup(schema.values(gt.images["image_id"]), schema.values(predictions.persons["image_id"]))
-    crowded = int((np.bincount(images * (len(listed) + 1) + lookup(listed, found) + 1) > 20).sum())
-    small, box = int((area <= 0).sum()), any(d.get("area_kind") == "box" for d in gt.datasets.values())
-    traps = [
-        (not len(predictions) and scored > 0, "no predictions: AP and AR are 0"),
-        (not scored, "no person of the ground truth can be scored: nothing to average, so the numbers are -1"),
-        (
-            bool(unlisted),
-            f"predictions of categories {unlisted} are left out: the ground truth lists {listed.tolist()}",
-        ),
-        (_first_has_box(predictions), "results carry a bbox: as in pycocotools its area decides their size range"),
-        (bool((ids == 0).any()), "a person has annotation id 0: as in pycocotools its match counts as unmatched"),
-        (
-            len(np.unique(ids)) < len(ids),
-            "annotation ids repeat: as in pycocotools the last person of an id counts for all",
-        ),
-        (bool((gt.image_rows() < 0).any()), "people on images that the ground truth does not list are left out"),
-        (small > 0, f"{small:,} people have an area of 0 or less: nearly nothing matches them"),
-        (crowded > 0, f"more than 20 predictions in {crowded:,} images: the 20 best of each count"),
-        (
-            box,
-            "the ground truth's area is the whole box: OKS is larger than with mask areas, not comparable with COCO's",
-        ),
-    ]
-    notes.extend(sentence for so, sentence in traps if so)
+def _blank(scores: Floats, labelled: Bools, protocol: Protocol, notes: list[str]) -> Bools | None:
+    """(M,) predictions whose third values are all 0, where the protocol drops them; else None, and a note on CrowdPose,
+    whose two evaluators differ in it."""
+    if not protocol.xtcocotools and protocol.name != "crowdpose":
+        return None
+    blank = protocols.without_scores(scores, labelled)
+    if count := int(blank.sum()):
+        kept = "are dropped, as xtcocotools does" if protocol.xtcocotools else (
+            "are kept, as CrowdPose's own evaluator does: like='xtcocotools' (--as xtcocotools) drops them"
+        )  # fmt: skip
+        notes.append(f"{count:,} predictions whose keypoints' third values are all 0 {kept}")
+    return blank if protocol.xtcocotools else None

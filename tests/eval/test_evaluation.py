@@ -19,6 +19,8 @@ from kpdata.converters import coco as coco_format
 from kpdata.converters import coco_results, crowdpose
 from kpdata.errors import EvaluationError
 from kpdata.eval import evaluate
+from kpdata.eval.evaluation import evaluate_oks
+from kpdata.eval.pck import evaluate_points
 from kpdata.remapping import remap
 from kpdata.skeleton import Skeleton, load
 
@@ -55,9 +57,9 @@ def people(count=12, **more):
     return [person(i + 1, 1 + i % 2, x=40.0 * i, area=500.0 + 900.0 * i, **more) for i in range(count)]
 
 
-def ours(raw, found, skeleton=None, reader=coco_format):
+def ours(raw, found, skeleton=None, reader=coco_format, **options):
     gt = reader.decode(copy.deepcopy(raw), source="gt.json")
-    return evaluate(gt, coco_results.decode(copy.deepcopy(found), source="dt.json"), skeleton=skeleton)
+    return evaluate(gt, coco_results.decode(copy.deepcopy(found), source="dt.json"), skeleton=skeleton, **options)
 
 
 def judged(coco, raw, found, sigmas=None):
@@ -73,8 +75,8 @@ def assert_equal(result, expected):
     assert list(result.stats.values()) == numbers
 
 
-def assert_same_bits(coco, raw, found, *, skeleton=None, reader=coco_format, judge_raw=None, sigmas=None):
-    result = ours(raw, found, skeleton, reader)
+def assert_same_bits(coco, raw, found, *, skeleton=None, reader=coco_format, judge_raw=None, sigmas=None, **options):
+    result = ours(raw, found, skeleton, reader, **options)
     assert_equal(result, judged(coco, judge_raw or raw, found, sigmas))
     return result
 
@@ -152,6 +154,14 @@ def test_annotation_id_0_and_repeated_ids(coco):
     raw["annotations"][3]["id"] = 0
     result = assert_same_bits(coco, raw, results(raw))
     assert any("annotation id 0" in note for note in result.notes)
+    fixed = ours(raw, results(raw), mode="fixed")
+    sane = copy.deepcopy(raw)
+    sane["annotations"][3]["id"] = 99
+    assert_equal(fixed, judged(coco, sane, results(raw)))
+    effect = f"AP is {fixed.stats['AP']:.4f} instead of {result.stats['AP']:.4f} (mode 'fixed')"
+    assert f"without the effect of annotation id 0 {effect}" in result.notes
+    assert not any("id 0" in note for note in fixed.notes)
+    assert fixed.facts["mode"] == "fixed"
     raw["annotations"][3]["id"] = 7
     result = assert_same_bits(coco, raw, results(raw))
     assert any("annotation ids repeat" in note for note in result.notes)
@@ -168,14 +178,27 @@ def test_nan_in_a_prediction(coco):
     raw = truth(people())
     found = results(raw)
     found[2]["keypoints"][4] = float("nan")
-    assert any("NaN" in note for note in assert_same_bits(coco, raw, found).notes)
+    result = assert_same_bits(coco, raw, found)
+    assert "1 predictions hold NaN coordinates: as in pycocotools such a person matches anything" in result.notes
+    assert any("without the effect of NaN coordinates AP" in note for note in result.notes)
+    assert any("infinitely far away" in note for note in ours(raw, found, mode="fixed").notes)
+
+
+def test_nan_for_a_score(coco):
+    """It comes last, as in pycocotools, and the note counts it."""
+    raw = truth(people())
+    found = results(raw)
+    found[4]["score"] = float("nan")
+    notes = assert_same_bits(coco, raw, found).notes
+    assert "1 predictions have NaN for a score: they come last, after the least confident" in notes
 
 
 def test_unlabelled_person_that_counts(coco):
     """num_keypoints above 0 without a labelled keypoint: the distance to the box, as the file says."""
     raw = truth([*people(), person(50, 1, x=400.0, keypoints=[0] * 51, num_keypoints=4)])
     found = [*results(truth(people())), {**results(truth([person(1, 1, x=400.0)]))[0], "score": 0.99}]
-    assert_same_bits(coco, raw, found)
+    words = "1 people whose num_keypoints is 0 have labelled keypoints, or the reverse: the field decides"
+    assert words in assert_same_bits(coco, raw, found).notes
 
 
 def test_odd_boxes_of_unlabelled_people(coco):
@@ -193,19 +216,67 @@ def test_more_than_20_in_an_image(coco):
     assert any("more than 20 predictions in 1 images" in n for n in assert_same_bits(coco, raw, results(raw)).notes)
 
 
-def test_crowdpose_area_rule(coco):
-    """CrowdPose has no areas: 0.53 x w x h, equal to pycocotools when it is given that area and CrowdPose's sigmas."""
-    rows = [person(i + 1, 1 + i % 2, x=40.0 * i, k=14, bbox=[40.0 * i, 20, 31.3 + 9 * i, 88.7]) for i in range(10)]
-    raw = truth(rows)
+def with_areas(raw, measure):
+    """The same with an area of this measure in every row, for the judge."""
     given = copy.deepcopy(raw)
-    for ours_row, judge_row in zip(raw["annotations"], given["annotations"], strict=True):
-        del ours_row["area"]
-        judge_row["area"] = judge_row["bbox"][2] * judge_row["bbox"][3] * 0.53
+    for row in given["annotations"]:
+        row["area"] = measure(row)
+    return given
+
+
+def box_053(row):
+    return row["bbox"][2] * row["bbox"][3] * 0.53
+
+
+def box(row):
+    return row["bbox"][2] * row["bbox"][3]
+
+
+def extent(row):
+    """w x h of the labelled keypoints; the box of somebody who has none."""
+    xy = np.array([(x, y) for x, y, v in np.reshape(row["keypoints"], (-1, 3)) if v > 0])
+    return float(np.prod(np.ptp(xy, axis=0))) if len(xy) else box(row)
+
+
+def boxed_people(k=17):
+    """Boxes of several sizes, areas that are none of the rules', a keypoint at 0, 0 that is not labelled, somebody who
+    is only a region."""
+    rows = [person(i + 1, 1 + i % 2, x=40.0 * i, k=k, bbox=[40.0 * i, 20, 31.3 + 9 * i, 88.7]) for i in range(10)]
+    for row in rows[::3]:
+        row["keypoints"][:3], row["num_keypoints"] = [0, 0, 0], k - 1
+    return [*rows, person(11, 1, x=30.0, k=k, keypoints=[0] * 3 * k, num_keypoints=0)]
+
+
+def test_another_number_of_predictions_counts(coco):
+    """The 5 best of an image: pycocotools' curves with maxDets 5, numbers where it prints -1, and two sentences."""
+    raw = truth([person(i + 1, 1, x=10.0 * i, area=500.0 + 900 * i) for i in range(12)])
+    found = results(raw)
+    result = ours(raw, found, max_dets=5)
+    case = coco.Case(raw, found, {"sigmas": coco.sigmas, "max_dets": (5,)})
+    curves, _ = coco.by_pycocotools(case)
+    np.testing.assert_array_equal(result.curves.precision, curves.precision)
+    known = curves.precision[:, :, :, 0][curves.precision[:, :, :, 0] > -1]
+    assert result.stats["AP"] == float(np.mean(known))
+    assert "maxDets=  5" in result.lines()[0]
+    assert any("the 5 best of each count" in note for note in result.notes)
+    assert any("not comparable with a leaderboard" in note for note in result.notes)
+    with pytest.raises(EvaluationError, match="max_dets"):
+        ours(raw, found, max_dets=0)
+
+
+def test_crowdpose_files_have_the_rule_of_their_data_set(coco):
+    """CrowdPose has no areas: 0.53 x w x h, equal to pycocotools when it is given that area and CrowdPose's sigmas."""
+    raw = truth(boxed_people(14))
+    given = with_areas(raw, box_053)
+    for row in raw["annotations"]:
+        del row["area"]
     raw["categories"][0]["keypoints"] = list(load("crowdpose_14").keypoint_names)
     sigmas = load("crowdpose_14").sigmas
-    result = assert_same_bits(coco, raw, results(raw), reader=crowdpose, judge_raw=given, sigmas=sigmas)
-    assert result.facts["area"].startswith("0.53 × w × h")
+    found = results(truth(boxed_people(14)[:10]))
+    result = assert_same_bits(coco, raw, found, reader=crowdpose, judge_raw=given, sigmas=sigmas, metric="oks")
+    assert result.facts["area"] == "0.53 × w × h of the ground truth's bbox, the data set's own rule"
     assert result.facts["sigmas"] == {"crowdpose_14": list(sigmas)}
+    assert not any("comparable" in note for note in result.notes)
 
 
 def test_crowdpose_as_published(real_data):
@@ -218,12 +289,85 @@ def test_crowdpose_as_published(real_data):
     assert found == [0.787722, 0.988119, 0.731436, 0.822222, 1.0, 0.777778]
 
 
-def test_coco_without_area_is_refused():
-    """Without areas and without a rule for them there is no OKS: the sentence counts and names."""
+@pytest.mark.parametrize(
+    ("rule", "name", "measure"),
+    [
+        ("bbox", "bbox", box),
+        ("bbox×0.53", "bbox×0.53", box_053),
+        ("bbox*0.53", "bbox×0.53", box_053),
+        ("keypoints", "keypoints", extent),
+    ],
+)
+def test_area_rules(coco, rule, name, measure):
+    """Each rule gives what pycocotools gives for a file with that area; the numbers say that they are not COCO's."""
+    raw = truth(boxed_people())
+    found = results(truth(boxed_people()[:10]))
+    result = assert_same_bits(coco, raw, found, judge_raw=with_areas(raw, measure), area=rule)
+    assert name in result.facts["area_rules"]
+    assert f"area by the rule {name!r}, not COCO OKS AP/AR's own: not comparable with others'" in result.notes
+
+
+def test_area_rule_file(coco):
+    """Said or not, COCO's rule is the file's field, and nothing is to be remarked."""
+    raw = truth(boxed_people())
+    result = assert_same_bits(coco, raw, results(truth(boxed_people()[:10])), area="file")
+    assert result.facts["area_rules"] == ["file"]
+    assert result.facts["area"] == "the ground truth's area field"
+    assert not any("comparable" in note for note in result.notes)
+
+
+def test_missing_areas_have_stand_ins(coco):
+    """Who has no area: 0.53 x w x h of the box, else the extent of the keypoints; counted, and said."""
+    raw = truth(boxed_people()[:10])
+    given = copy.deepcopy(raw)
+    for number in (1, 2, 5):
+        given["annotations"][number]["area"] = (extent if number == 5 else box_053)(given["annotations"][number])
+        del raw["annotations"][number]["area"]
+    del raw["annotations"][5]["bbox"]
+    result = assert_same_bits(coco, raw, results(truth(boxed_people()[:10])), judge_raw=given)
+    assert result.facts["area_rules"] == ["file", "bbox×0.53", "keypoints"]
+    assert "2 people have no area: 0.53 × w × h of the ground truth's bbox stands in" in " ".join(result.notes)
+    assert "1 people have no area: the extent of the labelled keypoints stands in" in " ".join(result.notes)
+    assert sum("not comparable with a leaderboard" in note for note in result.notes) == 2
+
+
+def test_nothing_to_measure_somebody_by():
+    """Neither area nor box nor labelled keypoint: the sentence counts, names, and says what to do."""
+    raw = truth(people(3))
+    for key in ("area", "bbox"):
+        del raw["annotations"][1][key]
+    raw["annotations"][1]["keypoints"] = [0] * 51
+    words = "1 of 3 people, such as annotation 2, have no area, nor a bbox, nor a labelled keypoint"
+    with pytest.raises(EvaluationError, match=words) as refusal:
+        ours(raw, results(raw))
+    assert "give them a bbox" in refusal.value.hint
+    with pytest.raises(EvaluationError, match=r"annotation 2, have no bbox: .* here by the rule 'bbox'"):
+        ours(raw, results(raw), area="bbox")
+    with pytest.raises(EvaluationError, match="no labelled keypoint, nor a bbox"):
+        ours(raw, results(raw), area="keypoints")
+
+
+def test_area_of_the_file_alone():
+    """The rule 'file' makes nothing up: the sentence counts and names."""
     raw = truth(people(3))
     del raw["annotations"][1]["area"]
     with pytest.raises(EvaluationError, match="no area for 1 of 3 people, such as annotation 2"):
-        ours(raw, results(raw))
+        ours(raw, results(raw), area="file")
+
+
+def test_an_unknown_area_rule():
+    """The sentence lists those that there are."""
+    raw = truth(people(3))
+    with pytest.raises(EvaluationError, match="no area rule 'mask'") as refusal:
+        ours(raw, results(raw), area="mask")
+    assert "file, bbox, bbox×0.53, keypoints" in refusal.value.hint
+
+
+def test_areas_that_are_whole_boxes(coco):
+    """Human-Art and OCHuman store the box's area: pycocotools' numbers, and a sentence that they are not COCO's."""
+    raw = with_areas(truth(boxed_people()[:10]), box)
+    notes = assert_same_bits(coco, raw, results(raw)).notes
+    assert any("area is the whole box" in note and "not comparable" in note for note in notes)
 
 
 def test_areas_of_people_who_do_not_count_may_be_missing(coco):
@@ -334,6 +478,21 @@ def test_no_people(coco, named):
     assert any("the numbers are -1" in note for note in result.notes)
 
 
+def test_nobody_of_a_size(coco):
+    """A single -1 has its sentence."""
+    raw = truth([person(1, 1, area=2000.0), person(2, 2, area=3000.0)])
+    result = assert_same_bits(coco, raw, results(raw))
+    assert result.stats["APl"] == result.stats["ARl"] == -1
+    assert "APl and ARl are -1: nobody is large (96² px and more)" in result.notes
+
+
+def test_nobody_is_labelled():
+    """Nothing but -1, and the reason."""
+    raw = truth([person(1, 1, num_keypoints=0, keypoints=[0] * 51)])
+    notes = ours(raw, results(truth(people()))).notes
+    assert any("can be scored (nobody has a labelled keypoint): nothing to average" in note for note in notes)
+
+
 def test_only_crowds(coco):
     """People who are all ignored give -1 too."""
     raw = truth([person(1, 1, iscrowd=1), person(2, 1, num_keypoints=0, keypoints=[0] * 51)])
@@ -358,6 +517,23 @@ def test_unknown_images_are_named():
     with pytest.raises(EvaluationError, match=r"for 3 images .* such as 77 \(it lists 2, such as 1\)") as refusal:
         ours(raw, found)
     assert "another split" in refusal.value.hint
+
+
+def test_unknown_images_can_be_ignored(coco):
+    """The predictions on listed images as pycocotools scores them alone, the others counted with an example."""
+    raw = truth(people())
+    found = results(raw)
+    strange = [{**found[0], "image_id": 77, "score": 0.99}, {**found[1], "image_id": 78}, {**found[2], "image_id": 77}]
+    result = ours(raw, [strange[0], *found, *strange[1:]], unknown_images="ignore")
+    assert_equal(result, judged(coco, raw, found))
+    words = "3 predictions for 2 images that the ground truth does not list, such as 77, are left out"
+    assert words in result.notes
+    named = [{**row, "image_id": f"{row['image_id']}.jpg"} for row in [*found, *strange]]
+    result = ours(raw, named, unknown_images="ignore")
+    assert_equal(result, judged(coco, raw, found))
+    assert words.replace("77", "'77.jpg'") in result.notes
+    with pytest.raises(EvaluationError, match="unknown_images is 'keep', expected 'refuse' or 'ignore'"):
+        ours(raw, found, unknown_images="keep")
 
 
 @pytest.mark.parametrize("spelled", ["val/{}.jpg", "{}.jpg"])
@@ -493,3 +669,28 @@ def test_to_json_has_everything(coco):
     assert document["metric"] == "COCO OKS AP/AR"
     assert document["sigmas"]["coco_17"] == coco.sigmas.tolist()
     assert document["counts"] == {"images": 2, "people": 14, "people scored": 14, "predictions": 14}
+
+
+def test_the_other_metrics():
+    """A metric of single people is that module's own result; MPII stands for PCKh by itself."""
+    raw = truth(people())
+    gt, found = coco_format.decode(copy.deepcopy(raw)), coco_results.decode(results(raw))
+    assert evaluate(gt, found, metric="epe").stats == evaluate_points(gt, found, metric="epe").stats
+    result = evaluate(gt, found, metric="pck", threshold=0.3, normalize="bbox", variant="mmpose")
+    told = evaluate_points(gt, found, metric="pck", threshold=0.3, normalize="bbox", variant="mmpose")
+    assert result.to_json() == told.to_json()
+    assert result.stats != evaluate(gt, found, metric="pck").stats
+    with pytest.raises(EvaluationError, match="the metric is 'pck', expected one by OKS"):
+        evaluate_oks(gt, found, metric="pck")
+
+
+def test_no_option_is_ignored():
+    """Options of the other family of metrics are refused by name."""
+    raw = truth(people(2))
+    gt, found = coco_format.decode(copy.deepcopy(raw)), coco_results.decode(results(raw))
+    for options in ({"area": "bbox"}, {"like": "xtcocotools"}, {"mode": "fixed"}, {"max_dets": 5}):
+        with pytest.raises(EvaluationError, match=f"the metric 'epe' has no option {next(iter(options))}"):
+            evaluate(gt, found, metric="epe", **options)
+    for options in ({"threshold": 0.5}, {"normalize": "bbox"}, {"variant": "mmpose"}):
+        with pytest.raises(EvaluationError, match=f"'oks', which this .* has no option {next(iter(options))}"):
+            evaluate(gt, found, **options)

@@ -71,7 +71,9 @@ def test_far_pairs_are_not_computed(coco, monkeypatch):
     dt = Detections(one, one, xy, np.arange(n), one * 5000)
     computed = []
     whole = oks.pair_oks
-    monkeypatch.setattr(oks, "pair_oks", lambda people, g, *rest: computed.append(len(g)) or whole(people, g, *rest))
+    monkeypatch.setattr(
+        oks, "pair_oks", lambda p, g, *rest, **more: computed.append(len(g)) or whole(p, g, *rest, **more)
+    )
     params = Params(coco.sigmas, max_dets=(n,))
     oks.candidate_pairs(gt, dt, oks.order_rows(gt, dt, [1], [1], n), params)
     assert computed == [n]
@@ -158,3 +160,10 @@ def test_default_grids_are_those_of_pycocotools(coco):
     assert np.array_equal(ours.recall_thresholds, theirs.recThrs)
     assert np.array_equal(ours.area_ranges, theirs.areaRng)
     assert (list(ours.area_labels), list(ours.max_dets)) == (theirs.areaRngLbl, theirs.maxDets)
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, -1.0, np.inf, -np.inf, np.nan]) | st.floats(), max_size=60))
+def test_best_first_is_stable(scores):
+    """Falling scores; equals, 0.0 and -0.0, and NaN (at the end) in the order in which they came."""
+    scores = np.array(scores, dtype=float)
+    assert np.array_equal(oks.best_first(scores), np.argsort(-scores, kind="stable"))

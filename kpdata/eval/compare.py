@@ -1,0 +1,348 @@
+"""Is the difference between two models real? Both on the same resamples of the same images.
+
+A paired bootstrap: each resample of the images gives both models' numbers, and their difference. Images that are hard
+for both move both numbers alike and cancel, so that a difference shows which two separate intervals would hide (Efron &
+Tibshirani, An Introduction to the Bootstrap, 1993). All differences are B minus A: above 0, B is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from kpdata import schema
+from kpdata.errors import EvaluationError
+from kpdata.eval import bootstrap
+from kpdata.eval.evaluation import Evaluation
+from kpdata.eval.keypoints import sigma_units
+from kpdata.eval.oks import Floats, Ints
+from kpdata.eval.part import Pairing, Part, pair
+from kpdata.eval.slices import Slicing, sliced_matches, slicings
+
+_DIFFERENCE = [(name, pa.float64()) for name in ("a", "b", "delta", "low", "high", "p")]
+KEYPOINTS = pa.schema([("skeleton", pa.string()), ("keypoint", pa.string()), ("labelled", pa.int64()), *_DIFFERENCE])
+SLICES = pa.schema(
+    [("skeleton", pa.string()), ("by", pa.string()), ("slice", pa.string()), ("people", pa.int64()), *_DIFFERENCE]
+)
+PEOPLE = pa.schema(
+    [
+        ("annotation_id", pa.int64()),
+        ("image_id", pa.int64()),
+        ("category_id", pa.int64()),
+        ("oks_a", pa.float64()),
+        ("oks_b", pa.float64()),
+        ("score_a", pa.float64()),
+        ("score_b", pa.float64()),
+        ("change", pa.float64()),
+    ]
+)
+CHANGED = 0.05  # OKS: a step of COCO's thresholds; people who change less are not counted as better or worse
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Values a and b (C,), delta b - a, its percentile interval low … high, and the two-sided p-value; NaN where either
+    has nothing to average."""
+
+    a: Floats
+    b: Floats
+    delta: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+
+    def columns(self) -> dict[str, Floats]:
+        """By name, in order."""
+        return {name: getattr(self, name) for name in ("a", "b", "delta", "low", "high", "p")}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions on the same ground truth.
+
+    numbers: the ten, in the order of `names`. keypoints, slices, people: tables of `KEYPOINTS` (mean OKS term of the
+    labelled keypoints, 0 where the person was missed), `SLICES` (AP; see `kpdata.eval.slices`) and `PEOPLE`, everybody
+    that counts, those that B lost most first; OKS 0 and no score where nobody was predicted at OKS 0.1 or more.
+    p-values of keypoints and slices are each of one test: of twenty without a difference one falls below 0.05.
+    """
+
+    names: tuple[str, ...]
+    numbers: Differences
+    keypoints: pa.Table
+    slices: pa.Table
+    people: pa.Table
+    images: int
+    resamples: int
+    seed: int
+    level: float
+    notes: tuple[str, ...] = ()
+
+    def verdict(self) -> str:
+        """The answer in one sentence, by AP."""
+        delta, low, high, p = (float(getattr(self.numbers, name)[0]) for name in ("delta", "low", "high", "p"))
+        if np.isnan(delta):
+            return "no AP to compare: nobody in the ground truth can be scored"
+        least = 2 / (self.resamples + 1)
+        sign = "≤" if p <= least else "="
+        told = (
+            f"AP {_points(delta)} ({100 * self.level:g} % interval {_points(low)} … {_points(high)}, p {sign} {p:.2g})"
+        )
+        if p >= 1 - self.level:
+            return f"no difference that {self.images:,} images could show: {told}"
+        return f"{'B' if delta > 0 else 'A'} is better: {told}"
+
+    def lines(self) -> list[str]:
+        """The verdict, then what differs beyond chance, and how many people changed."""
+        change = schema.values(self.people["change"])
+        better, worse = int((change > CHANGED).sum()), int((change < -CHANGED).sum())
+        out = [self.verdict()]
+        out += self._clear("keypoint", self.keypoints, ("keypoint",))
+        out += self._clear("slice", self.slices, ("by", "slice"))
+        out.append(
+            f"{len(change):,} people: OKS more than {CHANGED} better in B for {better:,}, worse for {worse:,}; "
+            f"found by A alone {_alone(self.people, 'a'):,}, by B alone {_alone(self.people, 'b'):,}"
+        )
+        return out
+
+    def _clear(self, what: str, table: pa.Table, keys: tuple[str, ...]) -> list[str]:
+        """One line about the rows that differ, the greatest difference first.
+
+        So many that of those named at most 1 - level are chance (Benjamini & Hochberg, *Controlling the False
+        Discovery Rate*, J. R. Stat. Soc. B 57, 1995).
+        """
+        rows = sorted((row for row in table.to_pylist() if row["p"] is not None), key=lambda row: float(row["p"]))
+        if not rows:
+            return []
+        passed = [i for i, row in enumerate(rows, 1) if row["p"] <= (1 - self.level) * i / len(rows)]
+        clear = sorted(rows[: max(passed, default=0)], key=lambda row: -abs(float(row["delta"])))
+        if not clear:
+            return [f"no {what} of {len(rows)} differs beyond chance"]
+        shown = ", ".join(f"{' '.join(r[key] for key in keys)} {_points(r['delta'])}" for r in clear[:5])
+        return [f"{what}s that differ beyond chance, {len(clear)} of {len(rows)}: {shown}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: numbers, keypoints and slices whole; of the people counts and the ten that changed most."""
+        columns = {name: values.tolist() for name, values in self.numbers.columns().items()}
+        rows = self.people.to_pylist()
+        change = schema.values(self.people["change"])
+        return {
+            "verdict": self.verdict(),
+            "stats": {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.names)},
+            "keypoints": self.keypoints.to_pylist(),
+            "slices": self.slices.to_pylist(),
+            "people": {
+                "count": len(rows),
+                "better": int((change > CHANGED).sum()),
+                "worse": int((change < -CHANGED).sum()),
+                "most_worse": [row for row in rows[:10] if row["change"] < 0],
+                "most_better": [row for row in rows[:-11:-1] if row["change"] > 0],
+            },
+            "images": self.images,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "level": self.level,
+            "notes": list(self.notes),
+        }
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _alone(people: pa.Table, who: str) -> int:
+    """People whom only one of the two found."""
+    found = {side: schema.valid(people[f"score_{side}"]) for side in "ab"}
+    return int((found[who] & ~found["b" if who == "a" else "a"]).sum())
+
+
+def compare(
+    a: Evaluation,
+    b: Evaluation,
+    n: int = 1000,
+    seed: int = 0,
+    *,
+    level: float = 0.95,
+    by: str | Sequence[str] | None = None,
+) -> Comparison:
+    """Two evaluations of one ground truth: every number's difference with its interval and p-value, and where it lies.
+
+    n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`. The p-value is
+    two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is never 0.
+    Raises EvaluationError where the two were not scored against the same people, and as `bootstrap` and `slices`.
+    """
+    bootstrap.check_settings(n, seed, level)
+    parts = list(zip(a.sides.parts, b.sides.parts, strict=False))
+    notes = _same_ground_truth(a, b)
+    images = np.unique(np.concatenate([one.image_ids for one, _ in parts]))
+    recalls = parts[0][0].params.recall_thresholds
+    cells = bootstrap.number_cells(parts[0][0].params)
+    ones, twos = (
+        [c for part in side.sides.parts for c in bootstrap.curves_of(part.matches, images, part.params)]
+        for side in (a, b)
+    )
+    whole = [_sampled(curves, images, recalls, n, seed, cells) for curves in (ones, twos)]
+    draws = _Draws(n, seed, level)
+    pairings = [(pair(one), pair(two)) for one, two in parts]
+    keypoints = [_keypoints(*both, *found, draws) for both, found in zip(parts, pairings, strict=True)]
+    slices = [_slices(*both, slicings(both[0], a.sides.gt, by), draws) for both in parts]
+    people = [_people(*both, *found) for both, found in zip(parts, pairings, strict=True)]
+    return Comparison(
+        names=bootstrap.NAMES,
+        numbers=_differences(whole[0], whole[1], level),
+        keypoints=pa.concat_tables(keypoints),
+        slices=pa.concat_tables(slices),
+        people=_sorted(pa.concat_tables(people)),
+        images=len(images),
+        resamples=n,
+        seed=seed,
+        level=level,
+        notes=notes,
+    )
+
+
+def _same_ground_truth(a: Evaluation, b: Evaluation) -> tuple[str, ...]:
+    """Notes about what makes the two less than comparable. EvaluationError where they are not at all."""
+    if not a.sides.parts or not b.sides.parts:
+        raise EvaluationError("nothing to compare: nobody in the ground truth has keypoints")
+    if len(a.sides.parts) != len(b.sides.parts):
+        raise EvaluationError("A and B were scored on other skeletons, so that their numbers cannot be compared")
+    notes = []
+    for one, two in zip(a.sides.parts, b.sides.parts, strict=True):
+        names = one.skeleton.keypoint_names, two.skeleton.keypoint_names
+        alike = names[0] == names[1] and np.array_equal(one.params.sigmas, two.params.sigmas)
+        same = np.array_equal(one.image_ids, two.image_ids) and all(
+            np.array_equal(getattr(one.truth, key), getattr(two.truth, key))
+            for key in ("annotation_id", "image_id", "area")
+        )
+        if not alike or not same:
+            what = "skeletons or sigmas" if not alike else "people"
+            raise EvaluationError(
+                f"A and B were scored on other {what}, so that their numbers cannot be compared",
+                hint="evaluate both against one ground truth, with the same --skeleton",
+            )
+        if not np.array_equal(one.truth.labelled, two.truth.labelled):
+            notes.append(
+                "A and B were scored on other keypoints (one of them lacks some): their numbers differ in kind"
+            )
+    return tuple(dict.fromkeys(notes))
+
+
+Sampled = tuple[Floats, Floats]  # the values (C,) and those of each resample (n, C)
+
+
+class _Draws(NamedTuple):
+    n: int
+    seed: int
+    level: float
+
+
+def _sampled(
+    curves: list[bootstrap.Curves], images: Ints, recalls: Floats, n: int, seed: int, cells: Sequence[tuple[Ints, Ints]]
+) -> Sampled:
+    once = np.ones((1, len(images)), np.int32)
+    value = bootstrap.pick(*bootstrap.resample(curves, once, recalls), cells)[0]
+    return value, bootstrap.pick(*bootstrap.resampled(curves, images, recalls, n, seed), cells)
+
+
+def _differences(a: Sampled, b: Sampled, level: float) -> Differences:
+    delta = b[1] - a[1]
+    low, high = bootstrap.percentiles(delta, level)
+    count = (~np.isnan(delta)).sum(axis=0)
+    other_side = np.minimum((delta <= 0).sum(axis=0), (delta >= 0).sum(axis=0))
+    p = np.where(count > 0, np.minimum(1.0, 2 * (1 + other_side) / (1 + count)), np.nan)
+    return Differences(a[0], b[0], b[0] - a[0], low, high, p)
+
+
+# ---------------------------------------------------------------------------------------------------------- where it is
+
+
+def _keypoints(one: Part, two: Part, pair_one: Pairing, pair_two: Pairing, draws: _Draws) -> pa.Table:
+    """Mean OKS term of each keypoint over the people that count. Resamples weigh images, sums and counts alike."""
+    images = np.unique(one.image_ids)
+    labelled = one.truth.labelled & two.truth.labelled & one.counted()[:, None]  # (N, K)
+    row = np.searchsorted(images, one.truth.image_id[labelled.any(axis=1)])
+    sums = np.zeros((3, len(images), labelled.shape[1]))
+    for total, values in zip(sums, (labelled, _terms(one, pair_one), _terms(two, pair_two)), strict=True):
+        np.add.at(total, row, (values * labelled)[labelled.any(axis=1)])
+    sampled = np.empty((2, draws.n, labelled.shape[1]))
+    with np.errstate(invalid="ignore"):
+        for start, weight in bootstrap.drawn(draws.n, len(images), draws.seed):
+            count, *terms = weight.astype(np.float64) @ sums
+            sampled[:, start : start + len(weight)] = np.stack(terms) / count
+        value = sums[1:].sum(axis=1) / sums[0].sum(axis=0)
+    found = _differences((value[0], sampled[0]), (value[1], sampled[1]), draws.level)
+    k = len(one.skeleton)
+    columns = {
+        "skeleton": schema.constant(one.skeleton.name, k),
+        "keypoint": schema.strings(one.skeleton.keypoint_names),
+        "labelled": schema.fixed(labelled.sum(axis=0), pa.int64()),
+    }
+    return schema.table(KEYPOINTS, k, columns | _as_columns(found))
+
+
+def _terms(part: Part, pairing: Pairing) -> Floats:
+    """(N, K) OKS term of each labelled keypoint, 0 where the person was missed or the keypoint is not labelled."""
+    terms = np.zeros(part.truth.labelled.shape)
+    with np.errstate(over="ignore"):
+        terms[pairing.truth] = np.nan_to_num(np.exp(-np.square(sigma_units(part, pairing)) / 2))
+    return terms
+
+
+def _slices(one: Part, two: Part, kinds: Sequence[Slicing], draws: _Draws) -> pa.Table:
+    """AP of each slice, those that B lost most first."""
+    counted = one.counted()
+    if not kinds or not counted.any():
+        return schema.table(SLICES, 0, {})
+    images, recalls = np.unique(one.image_ids), one.params.recall_thresholds
+    sampled = []
+    for part in (one, two):
+        matches, shared, shares = sliced_matches(part, kinds)
+        curves = bootstrap.curves_of(matches, images, part.params, shared, shares)
+        value, _ = bootstrap.resample(curves, np.ones((1, len(images)), np.int32), recalls)
+        drawn, _ = bootstrap.resampled(curves, images, recalls, draws.n, draws.seed)
+        sampled.append((value[0].mean(axis=1), drawn.mean(axis=2)))
+    found = _differences(sampled[0], sampled[1], draws.level)
+    people = np.concatenate(
+        [np.bincount(kind.person[counted & (kind.person >= 0)], minlength=len(kind.labels)) for kind in kinds]
+    )
+    names = [(kind.name, label) for kind in kinds for label in kind.labels]
+    columns = {
+        "skeleton": schema.constant(one.skeleton.name, len(names)),
+        "by": schema.strings([name for name, _ in names]),
+        "slice": schema.strings([label for _, label in names]),
+        "people": schema.fixed(people, pa.int64()),
+    }
+    table = schema.table(SLICES, len(names), columns | _as_columns(found))
+    kept = np.flatnonzero(people > 0)
+    return schema.take(table, kept[np.argsort(found.delta[kept], kind="stable")])
+
+
+def _as_columns(found: Differences) -> dict[str, pa.Array]:
+    return {name: schema.fixed(values, pa.float64(), ~np.isnan(values)) for name, values in found.columns().items()}
+
+
+def _people(one: Part, two: Part, pair_one: Pairing, pair_two: Pairing) -> pa.Table:
+    rows = np.flatnonzero(one.counted())
+    columns = {
+        name: schema.fixed(getattr(one.truth, name)[rows], pa.int64())
+        for name in ("annotation_id", "image_id", "category_id")
+    }
+    oks = []
+    for side, part, pairing in (("a", one, pair_one), ("b", two, pair_two)):
+        similarity, score = np.zeros(len(one.truth_rows)), np.zeros(len(one.truth_rows))
+        found = np.zeros(len(one.truth_rows), np.bool_)
+        similarity[pairing.truth], found[pairing.truth] = pairing.oks, True
+        score[pairing.truth] = part.detections.score[pairing.detection]
+        oks.append(similarity[rows])
+        columns[f"oks_{side}"] = schema.fixed(similarity[rows], pa.float64())
+        columns[f"score_{side}"] = schema.fixed(score[rows], pa.float64(), found[rows])
+    columns["change"] = schema.fixed(oks[1] - oks[0], pa.float64())
+    return schema.table(PEOPLE, len(rows), columns)
+
+
+def _sorted(people: pa.Table) -> pa.Table:
+    return schema.take(people, np.argsort(schema.values(people["change"]), kind="stable"))

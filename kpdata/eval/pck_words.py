@@ -1,0 +1,128 @@
+"""What changes the meaning of a single-person score, a sentence each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kpdata.eval import pck_arrays as arrays
+from kpdata.eval.oks import Floats
+from kpdata.eval.pck_lengths import Length
+from kpdata.eval.pck_measures import METRICS, Measured
+from kpdata.eval.pck_people import Points
+
+MPII_PEOPLE, LSP_PEOPLE = 2958, 1000  # of MPII's validation set (Newell's valid.h5) and of LSP's test set
+_FEW = 20  # keypoints: of fewer a median says nothing about a file
+
+
+def sentences(
+    points: Points, measured: Measured, length: Length | None, metric: str, variant: str | None, counts: dict[str, int]
+) -> list[str]:
+    """Notes about people and keypoints that count otherwise than one thinks, whose rules these are, what does not look
+    like poses of these people, and what the numbers cannot be compared with."""
+    return [
+        *_about_counts(points, measured, metric, counts),
+        *_about_lengths(points, length, metric, variant, counts["people without a length"]),
+        *(_about_variant(points, measured, variant) if metric == "pckh" else []),
+        *_about_sense(points),
+        *_about_comparing(points, length, metric),
+    ]
+
+
+def _about_counts(points: Points, measured: Measured, metric: str, counts: dict[str, int]) -> list[str]:
+    what = measured.columns.what
+    unpaired, missing = counts["people without a prediction"], counts[f"{what}s missing"]
+    effect = "in no mean, which looks better for it" if metric in ("epe", "nme") else "misses"
+    nowhere = int((points.labelled & ~arrays.finite(points.truth)).sum())
+    left = counts["predictions of nobody"]
+    facts = [
+        (not len(points.predictions), "there are no predictions"),
+        (unpaired > 0, f"{unpaired:,} of {counts['people scored']:,} people have no prediction"),
+        (missing > 0, f"{missing:,} of {counts[f'{what}s labelled']:,} labelled {what}s have no prediction: {effect}"),
+        (left > 0, f"{left:,} predictions belong to nobody: {METRICS[metric].title} does not see what is one too many"),
+        (nowhere > 0, f"{nowhere:,} labelled keypoints of the ground truth have no coordinate: left out"),
+    ]
+    return [sentence for so, sentence in facts if so]
+
+
+def _about_lengths(points: Points, length: Length | None, metric: str, variant: str | None, without: int) -> list[str]:
+    if length is None:
+        return []
+    found = [f"{without:,} people are left out, without a length: {length.words}"] if without else []
+    if zero := int(((length.px == 0) & points.labelled.any(1)).sum()):
+        left_out = metric == "nme" or variant == "mmpose"
+        effect = "left out" if left_out else "their keypoints are misses, as in MPII's own code"
+        found.append(f"{zero:,} people have a length of 0 px ({length.words}): {effect}")
+    return found
+
+
+def _about_variant(points: Points, measured: Measured, variant: str | None) -> list[str]:
+    """Where the three evaluations of MPII print different numbers under one name."""
+    values = next(iter(measured.values.values()))
+    found = []
+    if points.skeleton.name == "mpii_16":
+        neck, top = (values[points.skeleton.keypoint_names.index(name)] for name in ("upper_neck", "head_top"))
+        other, number = "MPII's own is the mean with the upper neck", (neck + top) / 2
+        if variant == "official":
+            other, number = "HRNet's and mmpose's is the head top alone", top
+        found.append(f"the Head column is {_NAMES[variant]}; {other}: {100 * number:.2f} %")
+    if "PCKh@0.11" in measured.values:
+        found.append("HRNet's 'Mean@0.1' is measured at 0.11: here it is called PCKh@0.11, and its 'Mean' is the total")
+    if variant == "mmpose":
+        found.append("as mmpose: distances in float32, correct only below the threshold (MPII's own code: up to it)")
+    return found
+
+
+_NAMES = {"hrnet": "HRNet's", "official": "MPII's own", "mmpose": "mmpose's", None: "none's"}
+
+
+def _about_sense(points: Points) -> list[str]:
+    """Errors as large as people, or smaller with left and right swapped: then the numbers mean little."""
+    far = arrays.distances(points.truth, points.predicted, points.labelled)
+    error, found = _median(far), []
+    size = _median(arrays.extents(points.truth, points.labelled))
+    if error > size / 2:
+        found.append(
+            f"the median error is {error:.0f} px, where the median person measures {size:.0f} px: "
+            f"are these predictions of these people (paired by {points.pairing}), in pixels of these images?"
+        )
+    if points.skeleton.flip_pairs:
+        order = points.skeleton.flip_index()
+        sided = np.flatnonzero(order != np.arange(len(order)))
+        straight = _median(far[:, sided])
+        swapped = arrays.distances(points.truth, points.predicted[:, order], points.labelled)
+        if (crossed := _median(swapped[:, sided])) < straight / 2:
+            found.append(
+                f"left and right look swapped: then the median error of sided keypoints is {crossed:.1f} px, not "
+                f"{straight:.1f} (person-centric labels against observer-centric ones?)"
+            )
+    return found
+
+
+def _median(values: Floats) -> float:
+    """The median of the finite ones; NaN, which no comparison holds for, of a few."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) >= _FEW else np.nan
+
+
+def _about_comparing(points: Points, length: Length | None, metric: str) -> list[str]:
+    """Why these numbers cannot stand beside the published ones."""
+    name, people = points.skeleton.name, len(points.truth)
+    if metric == "pckh" and name != "mpii_16":
+        return [f"PCKh on {name}, not on MPII's 16 keypoints: not comparable with MPII's numbers"]
+    if metric == "pckh" and people != MPII_PEOPLE:
+        return [f"{people:,} people: not comparable with published PCKh, of MPII's {MPII_PEOPLE:,} for validation"]
+    if metric in ("pck", "pcp", "auc") and name == "lsp_14":
+        return _about_lsp(points, people)
+    if length is not None and metric in ("pck", "nme"):
+        return [f"{METRICS[metric].title} by {length.words}: comparable only with numbers by the same length"]
+    return []
+
+
+def _about_lsp(points: Points, people: int) -> list[str]:
+    """LSP is scored on people 1001 to 2000, and there are two versions of its left and right."""
+    centric = {str(facts.get("centric")) for facts in points.gt.datasets.values()} & {"person", "observer"}
+    sided = " and ".join(sorted(centric)) or "person- or observer"
+    found = [f"left and right are {sided}-centric, as in the ground truth: the two versions of LSP are not comparable"]
+    if people != LSP_PEOPLE:
+        found.append(f"{people:,} people: not comparable with published numbers, of LSP's {LSP_PEOPLE:,} test people")
+    return found

@@ -1,0 +1,50 @@
+"""Independent pieces of NumPy work side by side: NumPy lets go of the interpreter while it computes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+WORTH_IT = 1 << 14  # rows, or pairs: fewer are done sooner than a thread is started
+MOST_WORKERS = 4  # more do not pay: what lies between two NumPy calls is Python's, one thread at a time
+
+
+def workers() -> int:
+    """How many threads `in_threads` uses: the processors that this process may use, at most MOST_WORKERS."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, MOST_WORKERS)
+
+
+def in_threads(tasks: Sequence[Callable[[], T]], *, size: int) -> list[T]:
+    """The results of all tasks, in their order, whichever ran when; raises what the first that failed raised.
+
+    `size`: how many rows or pairs each works on; below WORTH_IT the caller's thread, which works too, works alone.
+    """
+    results: dict[int, T] = {}
+    failed: list[BaseException] = []
+    waiting, lock = iter(range(len(tasks))), threading.Lock()
+
+    def work() -> None:
+        while not failed:
+            with lock:
+                i = next(waiting, None)
+            if i is None:
+                return
+            try:
+                results[i] = tasks[i]()
+            except BaseException as error:  # raised again below, in the caller's thread
+                failed.append(error)
+
+    helpers = min(workers(), len(tasks)) - 1 if size >= WORTH_IT else 0
+    others = [threading.Thread(target=work) for _ in range(helpers)]
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return [results[i] for i in range(len(tasks))]

@@ -1,0 +1,96 @@
+"""`kpdata compare`: the verdict, the JSON, the people, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from kpdata import read
+from kpdata.eval import evaluate
+
+
+@pytest.fixture(scope="module")
+def worse(run, made, tmp_path_factory):
+    """Predictions for the people of `made` by a model with many more errors."""
+    folder = tmp_path_factory.mktemp("worse") / "synth"
+    done = run(
+        "synth", folder, "-n", 6, "--size", "320x240", "--seed", 3, "--jitter", 0.1, "--miss", 0.8, "--no-pictures"
+    )
+    assert done.code == 0, done.err
+    return folder / "predictions.json"
+
+
+def test_json_has_both_models_numbers(run, made, worse):
+    """a and b are what `evaluate` gives for each file; the ground truth comes from the note beside A."""
+    done = run("compare", made / "predictions.json", worse, "--bootstrap", 100, "--seed", 4, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    for side, path in (("a", made / "predictions.json"), ("b", worse)):
+        stats = evaluate(read(made / "coco.json"), read(path)).stats
+        for name, value in stats.items():
+            assert report["stats"][name][side] == pytest.approx(value if value > -1 else None, abs=1e-12)
+    assert report["metric"].startswith("COCO OKS AP/AR")
+    assert report["verdict"].startswith("no difference that 6 images could show: AP −")
+    assert report["files"] == {"a": str(made / "predictions.json"), "b": str(worse), "gt": str(made / "coco.json")}
+    assert (report["resamples"], report["seed"]) == (100, 4)
+    assert run("compare", made / "predictions.json", worse, "--bootstrap", 100, "--seed", 4, "--json").out == done.out
+
+
+def test_what_is_printed(run, made, worse):
+    """In a pipe: a plain table of ten numbers in points, the keypoints, and the verdict as a line of its own."""
+    done = run("compare", made / "predictions.json", worse, "--gt", made / "coco.json", "--bootstrap", 100, "--seed", 4)
+    lines = done.out.splitlines()
+    assert "\x1b" not in done.out
+    assert lines[0] == f"A: {made / 'predictions.json'}"
+    assert [line.split()[0] for line in lines if line.startswith(("AP", "AR"))] == [
+        "AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl",
+    ]  # fmt: skip
+    assert any(line.startswith("no difference that 6 images could show: AP −") for line in lines)
+    assert any("people: OKS more than 0.05 better in B for" in line for line in lines)
+
+
+def test_people_are_saved(run, made, worse, tmp_path):
+    """Everybody that counts, in Parquet; an existing file stops the command unless --force."""
+    out = tmp_path / "people.parquet"
+    arguments = ("compare", made / "predictions.json", worse, "--bootstrap", 10, "--people", out)
+    assert run(*arguments).code == 0
+    table = pq.read_table(out)
+    assert table.column_names[:2] == ["annotation_id", "image_id"]
+    assert table["change"].to_pylist() == sorted(table["change"].to_pylist())
+    done = run(*arguments)
+    assert (done.code, done.out) == (1, "")
+    assert "exists already" in done.err
+    assert run(*arguments, "--force").code == 0
+
+
+def test_slices_that_the_user_names(run, made, worse):
+    """--slice takes kinds and columns, several times; an unknown one lists what there is."""
+    arguments = ("compare", made / "predictions.json", worse, "--bootstrap", 10, "--json")
+    report = json.loads(run(*arguments, "--slice", "size", "--slice", "image.width").out)
+    assert {row["by"] for row in report["slices"]} == {"size", "image.width"}
+    done = run(*arguments, "--slice", "mood")
+    assert done.code == 1
+    assert "slices by 'mood'" in done.err
+    assert "occlusion" in done.err
+
+
+def test_the_same_file_twice(run, made):
+    """No difference, said in words that hold for so few images."""
+    done = run("compare", made / "predictions.json", made / "predictions.json", "--bootstrap", 10)
+    assert "no difference that 6 images could show" in done.out
+
+
+def test_what_cannot_be_compared(run, made, worse):
+    """No resamples is wrong usage; annotations in B's place, and a metric that is none by OKS, are errors in words."""
+    a = made / "predictions.json"
+    assert run("compare", a, worse, "--bootstrap", 0).code == 2
+    done = run("compare", a, made / "coco.json")
+    assert (done.code, "coco.json: these are annotations" in done.err) == (1, True)
+    done = run("compare", a, worse, "--metric", "pck")
+    assert done.code == 1
+    assert "expected one by OKS" in done.err
+    done = run("compare", a, worse, "--gt", made / "crowdpose.json")
+    assert done.code == 1
+    assert "17 keypoints" in done.err

@@ -1,0 +1,203 @@
+"""Resamples are what pycocotools gives for the drawn images; intervals are percentiles of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpdata.errors import EvaluationError
+from kpdata.eval import bootstrap, match
+from kpdata.eval.part import Part
+from kpdata.skeleton import Skeleton
+
+
+def part_of(coco, case):
+    """The Part of a case; what bootstrap does not look at is empty."""
+    truth, detections, params = coco.arrays(case)
+    images, categories = np.array(case.images()), np.unique(np.array(case.categories(), int))
+    k = len(params.sigmas)
+    return Part(
+        skeleton=Skeleton("any", tuple(f"k{i}" for i in range(k))),
+        mask=np.ones(k, bool),
+        truth=truth,
+        detections=detections,
+        visibility=truth.labelled.astype(np.int8),
+        keypoint_scores=np.full((len(detections.score), k), np.nan),
+        truth_rows=np.arange(len(truth.area)),
+        detection_rows=np.arange(len(detections.area)),
+        image_ids=images,
+        category_ids=categories,
+        params=params,
+        matches=match(truth, detections, images, categories, params),
+    )
+
+
+def tidy(coco, seed):
+    """A random case whose ids are unique and above 0 and whose scores differ inside each image, not between images."""
+    case = coco.random_case(seed)
+    case.image_ids = case.category_ids = None
+    case.settings.pop("max_dets", None)  # pycocotools' summary prints -1 for other numbers than 20
+    for number, row in enumerate(case.truth["annotations"], 1):
+        row["id"] = number
+    case.truth["annotations"] = [a for a in case.truth["annotations"] if a["image_id"] != 99]
+    seen = {}
+    for row in case.results:
+        seen[row["image_id"]] = seen.get(row["image_id"], 0) + 1
+        row["score"] = 1 / seen[row["image_id"]]
+    return case
+
+
+def drawn_apart(coco, case, weight):
+    """The case with each image, in ascending order, as many times as its weight says, under ids of their own."""
+    images, annotations, results = [], [], []
+    for place, image in enumerate(sorted(case.images())):
+        for copy in range(int(weight[place])):
+            number = 1 + place * 1000 + copy
+            images.append({"id": number})
+            for source, target in ((case.truth["annotations"], annotations), (case.results, results)):
+                target += [{**row, "image_id": number} for row in source if row["image_id"] == image]
+    for number, row in enumerate(annotations, 1):
+        row["id"] = number
+    truth = {"images": images, "annotations": annotations, "categories": case.truth["categories"]}
+    return coco.Case(truth, results, case.settings)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_resample_is_the_evaluation_of_the_drawn_images(coco, seed):
+    """Ten numbers of pycocotools on the drawn images as separate images: crowds, ties between images, custom grids,
+    several categories."""
+    case = tidy(coco, seed)
+    part = part_of(coco, case)
+    images = np.unique(part.image_ids)
+    weight = bootstrap.weights(0, 2, len(images), seed)
+    curves = bootstrap.curves_of(part.matches, images, part.params)
+    found = bootstrap.resample(curves, weight, part.params.recall_thresholds)
+    numbers = np.nan_to_num(bootstrap.pick(*found, bootstrap.number_cells(part.params)), nan=-1)
+    for row, times in zip(numbers, weight, strict=True):
+        _, expected = coco.by_pycocotools(drawn_apart(coco, case, times))
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-12)
+
+
+def test_samples_are_these_resamples(coco):
+    """`bootstrap` gives the numbers of the weights that its seed draws, whatever the block they fall into."""
+    part = part_of(coco, tidy(coco, 11))
+    images = np.unique(part.image_ids)
+    found = bootstrap.bootstrap(part, n=70, seed=3)
+    curves = bootstrap.curves_of(part.matches, images, part.params)
+    rows = [weight for _, weight in bootstrap.drawn(70, len(images), 3)]
+    assert [len(rows[0]), len(rows[1])] == [64, 6]
+    cells = bootstrap.number_cells(part.params)
+    for number in (0, 63, 64, 69):
+        one = np.concatenate(rows)[number : number + 1]
+        expected = bootstrap.pick(*bootstrap.resample(curves, one, part.params.recall_thresholds), cells)[0]
+        np.testing.assert_array_equal(found.samples[number], expected)
+
+
+def test_each_image_is_drawn_as_often_as_any_other():
+    """A resample has as many images as there are; the weights are those of a multinomial: mean 1, variance 1 - 1/I."""
+    weight = np.concatenate([rows for _, rows in bootstrap.drawn(2000, 50, 7)])
+    assert weight.shape == (2000, 50)
+    assert (weight.sum(axis=1) == 50).all()
+    np.testing.assert_allclose(weight.mean(axis=0), 1, atol=0.1)
+    assert weight.var() == pytest.approx(1 - 1 / 50, rel=0.03)
+
+
+def found_or_not(coco, people, found):
+    """One person an image; the first `found` of them are found exactly, all others not at all."""
+    rng = np.random.default_rng(0)
+    rows, results = [], []
+    for i in range(people):
+        xy = rng.integers(0, 90, (17, 2))
+        flat = np.hstack([xy, np.full((17, 1), 2)]).ravel().tolist()
+        row = {"image_id": i + 1, "category_id": 1, "keypoints": flat}
+        box = {"num_keypoints": 17, "area": 5000.0, "bbox": [0, 0, 90, 90], "iscrowd": 0}
+        rows.append({**row, "id": i + 1, **box})
+        results += [{**row, "score": 1 - i / 1000}] if i < found else []
+    truth = {"images": [{"id": i + 1} for i in range(people)], "annotations": rows, "categories": [{"id": 1}]}
+    return coco.Case(truth, results, {"sigmas": coco.sigmas})
+
+
+def test_the_interval_of_a_share_is_the_binomial_one(coco):
+    """AR of people found or not is a share p: its standard error is the root of p (1 - p) / n, which theory gives."""
+    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 200, 140)), n=1000, seed=1)
+    ar = found.names.index("AR50")
+    error = np.sqrt(0.7 * 0.3 / 200)
+    assert found.estimate[ar] == 0.7
+    assert found.samples[:, ar].std() == pytest.approx(error, rel=0.1)
+    assert found.low[ar] == pytest.approx(0.7 - 1.96 * error, abs=0.012)
+    assert found.high[ar] == pytest.approx(0.7 + 1.96 * error, abs=0.012)
+
+
+def test_what_no_resample_can_average_has_no_interval(coco):
+    """Everybody is medium here: APl is -1 as `summarize` has it, its interval NaN and null in JSON's place."""
+    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 5, 3)), n=20)
+    large = found.names.index("APl")
+    assert (found.estimate[large], np.isnan(found.low[large])) == (-1, True)
+    report = found.to_json()
+    assert (report["resamples"], report["seed"], report["level"]) == (20, 0, 0.95)
+    assert list(report["intervals"]) == list(coco.names)
+    assert report["intervals"]["AR50"]["value"] == 0.6
+
+
+def test_the_same_seed_gives_the_same_samples(coco):
+    """And a longer run begins with the shorter one; another seed gives others."""
+    part = part_of(coco, found_or_not(coco, 40, 25))
+    short, long = bootstrap.bootstrap(part, n=64, seed=5), bootstrap.bootstrap([part], n=100, seed=5)
+    np.testing.assert_array_equal(short.samples, long.samples[:64])
+    assert not np.array_equal(short.samples, bootstrap.bootstrap(part, n=64, seed=6).samples)
+
+
+def test_percentiles_leave_nan_out():
+    """Half the samples of one column are NaN: its interval is that of the others; a column of NaN has none."""
+    samples = np.stack([np.arange(101.0), np.where(np.arange(101) % 2, np.nan, np.arange(101.0)), np.full(101, np.nan)])
+    low, high = bootstrap.percentiles(samples.T, 0.9)
+    np.testing.assert_allclose((low[:2], high[:2]), ((5, 5), (95, 95)))
+    assert np.isnan((low[2], high[2])).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 0}, "0 resamples"),
+        ({"level": 1.0}, "level 1.0"),
+        ({"level": -0.1}, "between 0 and 1"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(coco, options, words):
+    """A number of resamples below 1 and a level that is no share, in words."""
+    with pytest.raises(EvaluationError, match=words):
+        bootstrap.bootstrap(part_of(coco, found_or_not(coco, 3, 2)), **options)
+
+
+def test_nobody_to_resample_is_said():
+    """An evaluation without parts has nothing to draw."""
+    with pytest.raises(EvaluationError, match="no people to resample"):
+        bootstrap.bootstrap([])
+
+
+def test_no_predictions(coco):
+    """All numbers are 0, in every resample, as they are without resampling."""
+    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 4, 0)), n=10)
+    for name in ("AP", "AP50", "APm", "AR"):
+        column = found.names.index(name)
+        assert (found.samples[:, column] == 0).all()
+        assert (found.low[column], found.high[column]) == (0, 0)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_parts_are_averaged_as_categories_of_one(coco, seed):
+    """A Part a category, as two skeletons make them, gives what one Part of all categories gives."""
+    case = tidy(coco, seed)
+    whole = part_of(coco, case)
+    parts = []
+    for category in whole.category_ids.tolist():
+        case.category_ids = [category]
+        parts.append(part_of(coco, case))
+    one, several = bootstrap.bootstrap(whole, n=5, seed=seed), bootstrap.bootstrap(parts, n=5, seed=seed)
+    np.testing.assert_allclose(several.estimate, one.estimate, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(several.samples, one.samples, rtol=0, atol=1e-12)
