@@ -13,7 +13,7 @@ from kpdata.cli.sides import Gt, Metric, Sigmas, annotated, ground_truth, predic
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from kpdata.eval.compare import Comparison
+    from kpdata.eval.comparison import Comparison
 
 First = Annotated[
     Path, typer.Argument(metavar="A", help="Predictions of the one model, any format with scores.", show_default=False)
@@ -59,7 +59,7 @@ def compare(
     Example: kpdata compare old.json new.json --gt person_keypoints_val2017.json --people changed.parquet
     """
     from kpdata import files
-    from kpdata.eval.compare import compare as difference
+    from kpdata.eval.comparison import compare as difference
     from kpdata.eval.evaluation import evaluate_oks
 
     if people:

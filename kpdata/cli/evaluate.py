@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kpdata.eval.bootstrap import Intervals
     from kpdata.eval.evaluation import Evaluation
-    from kpdata.eval.pck import PointsEvaluation
+    from kpdata.eval.points import PointsEvaluation
 
 Predictions = Annotated[
     Path,
@@ -142,8 +142,8 @@ def evaluate(
     with console.working(f"scoring {predictions}"), reading.naming(predictions, truth):
         result: Any = score(
             *sides, metric=metric, skeleton=skeleton, area=area, like=None if variant else like,
-            variant=variant, mode=mode, max_dets=max_dets, threshold=threshold, normalize=_length(normalize),
-            unknown_images=unknown_images,
+            variant=variant, mode=cast(Any, mode), max_dets=max_dets, threshold=threshold, normalize=_length(normalize),
+            unknown_images=cast(Any, unknown_images),
         )  # fmt: skip
     paths = {"predictions": str(predictions), "gt": str(truth)}
     if not hasattr(result, "sides"):

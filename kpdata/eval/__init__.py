@@ -14,14 +14,14 @@ from kpdata.eval.part import Pairing, Part, pair
 
 # Looked up when they are asked for: most runs need none of them.
 _LATER = {
-    "Comparison": "compare",
+    "Comparison": "comparison",
     "Intervals": "bootstrap",
-    "PointsEvaluation": "pck",
+    "PointsEvaluation": "points",
     "SigmaEstimate": "sigmas",
     "StreamingEvaluation": "streaming",
-    "compare": "compare",
+    "compare": "comparison",
     "estimate_sigmas": "sigmas",
-    "evaluate_points": "pck",
+    "evaluate_points": "points",
 }
 
 __all__ = [

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from kpdata.eval.bootstrap import Intervals
     from kpdata.eval.errors import KeypointErrors
-    from kpdata.eval.pck import PointsEvaluation
-    from kpdata.eval.pck_lengths import Normalize
-    from kpdata.eval.sections import PartReport
+    from kpdata.eval.points import PointsEvaluation
+    from kpdata.eval.points.lengths import Normalize
+    from kpdata.eval.report.sections import PartReport
 
 METRIC = protocols.OKS.title
 _ROWS = (
@@ -220,8 +220,9 @@ class Evaluation:
         return list(zip(self.sides.parts, self.pairings, self.keypoint_errors, strict=True))
 
     def _sections(self, by: str | Sequence[str] | None) -> list[PartReport]:
-        from kpdata.eval import calibration, errors, figures, keypoints
-        from kpdata.eval.sections import PartReport
+        from kpdata.eval import calibration, errors, keypoints
+        from kpdata.eval.report import figures
+        from kpdata.eval.report.sections import PartReport
 
         found = zip(self._analysed(), self._gains, self.slice_tables(by), strict=True)
         return [
@@ -294,7 +295,7 @@ def evaluate(
 
     metric: one of `protocols.OKS_METRICS` ("oks", "crowdpose", "wholebody", "aic") gives what `evaluate_oks` gives,
     with its options mode, area, like, max_dets; one of `protocols.POINT_METRICS` ("pckh", "pck", "pcp", "auc", "epe",
-    "nme") what `pck.evaluate_points` gives, with its options threshold, normalize, variant. None: `protocols.choose`
+    "nme") what `points.evaluate_points` gives, with its options threshold, normalize, variant. None: `protocols.choose`
     (MPII: pckh, LSP: pck, CrowdPose, WholeBody and AI Challenger their own, the rest oks).
     skeleton, unknown_images: as there. Raises EvaluationError for an option that the metric does not have, and where
     the two datasets cannot be scored together.
@@ -302,7 +303,7 @@ def evaluate(
     bones = load(skeleton) if isinstance(skeleton, str) else skeleton
     name = protocols.choose(gt, predictions, metric, bones)
     if name in protocols.POINT_METRICS:
-        from kpdata.eval.pck import evaluate_points
+        from kpdata.eval.points import evaluate_points
 
         changed = {"mode": mode != "strict", "area": area, "like": like, "max_dets": max_dets != 20}
         _refuse_options(name, metric, changed)

@@ -20,7 +20,7 @@ from kpdata.converters import coco_results, crowdpose
 from kpdata.errors import EvaluationError
 from kpdata.eval import evaluate
 from kpdata.eval.evaluation import evaluate_oks
-from kpdata.eval.pck import evaluate_points
+from kpdata.eval.points import evaluate_points
 from kpdata.remapping import remap
 from kpdata.skeleton import Skeleton, load
 

@@ -18,16 +18,16 @@ from PIL import Image
 
 from kpdata import schema
 from kpdata.errors import DestinationExists, FormatError
-from kpdata.eval import bootstrap, evaluate, figures
+from kpdata.eval import bootstrap, evaluate
 from kpdata.eval.calibration import calibration
-from kpdata.eval.cards import cards
 from kpdata.eval.errors import classify, count_errors, count_people
 from kpdata.eval.failures import FAILURES, KINDS, failures
 from kpdata.eval.keypoints import keypoint_ap, per_keypoint
 from kpdata.eval.opportunity import opportunity
 from kpdata.eval.part import pair
-from kpdata.eval.report import ReportData, describe, from_evaluation, precision_recall, render, report
-from kpdata.eval.sections import PartReport, text
+from kpdata.eval.report import ReportData, describe, figures, from_evaluation, precision_recall, render, report
+from kpdata.eval.report.cards import cards
+from kpdata.eval.report.sections import PartReport, text
 from kpdata.eval.slices import slices
 from kpdata.skeleton import Skeleton, load, names
 from kpdata.synth import simulate_predictions, synthesize, write_images

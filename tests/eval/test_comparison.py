@@ -13,7 +13,7 @@ from kpdata import schema
 from kpdata.errors import EvaluationError
 from kpdata.eval import evaluate
 from kpdata.eval.bootstrap import bootstrap
-from kpdata.eval.compare import KEYPOINTS, PEOPLE, SLICES, compare
+from kpdata.eval.comparison import KEYPOINTS, PEOPLE, SLICES, compare
 from kpdata.eval.slices import slices
 from kpdata.skeleton import load
 from kpdata.synth import simulate_predictions, synthesize

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kpdata.eval.oks import Bools
-from kpdata.eval.pck_arrays import Limb
+from kpdata.eval.points.arrays import Limb
 from kpdata.skeleton import Skeleton
 
 # MPII's thorax and pelvis are computed from shoulders and hips: every MPII evaluation leaves them out

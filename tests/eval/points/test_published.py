@@ -14,7 +14,7 @@ from kpdata import schema
 from kpdata.converters import lsp, mpii
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
-from kpdata.eval.pck import PointsEvaluation, evaluate_points
+from kpdata.eval.points import PointsEvaluation, evaluate_points
 from kpdata.skeleton import load
 
 LSP_ORDER = ["rank", "rkne", "rhip", "lhip", "lkne", "lank", "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb",

@@ -1,7 +1,7 @@
 """One HTML file that says how good the predictions are and why: no network, no other file, no script.
 
 `report` writes what `ReportData` holds; every part of that is optional, and what is not given is left out. The page is
-`templates/report.html.j2` (jinja2, everything escaped); `sections` say what it shows of keypoints, `cards` of people,
+`report.html.j2` (jinja2, everything escaped); `sections` say what it shows of keypoints, `cards` of people,
 and `figures` draw.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import files, schema
-from kpdata.eval import figures
 from kpdata.eval.average_precision import Curves
-from kpdata.eval.cards import Card, cards
-from kpdata.eval.figures import Line
 from kpdata.eval.oks import Params
-from kpdata.eval.sections import KEYPOINT_KINDS, MANY, MEANINGS, UNITS, PartReport, legend, section, text
+from kpdata.eval.report import figures
+from kpdata.eval.report.cards import Card, cards
+from kpdata.eval.report.figures import Line
+from kpdata.eval.report.sections import KEYPOINT_KINDS, MANY, MEANINGS, UNITS, PartReport, legend, section, text
 from kpdata.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def render(data: ReportData, *, images: Path | None = None, limit: int = 50) -> 
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["svg"] = Markup  # only for what `figures` made, which escapes its texts
-    template = resources.files("kpdata.eval").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    template = resources.files("kpdata.eval.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(_context(data, images, limit))
 
 

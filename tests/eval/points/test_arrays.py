@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpdata.errors import EvaluationError
-from kpdata.eval import pck_arrays as arrays
+from kpdata.eval.points import arrays
 
 LIMBS: list[arrays.Limb] = [([0], [1]), ([1], [2]), ([0, 1], [2, 3])]
 

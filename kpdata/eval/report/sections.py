@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.eval import figures
 from kpdata.eval.errors import KINDS as ERROR_KINDS
-from kpdata.eval.figures import Line
 from kpdata.eval.oks import Floats
+from kpdata.eval.report import figures
+from kpdata.eval.report.figures import Line
 from kpdata.skeleton import Skeleton
 
 if TYPE_CHECKING:

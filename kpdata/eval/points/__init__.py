@@ -1,8 +1,8 @@
 """Metrics of single-person pose: PCKh, PCK, PCP, AUC, EPE and NME of two Datasets, with what was measured in words.
 
-Each person has one prediction or none (`pck_people` says how they are found); the numbers are those of the data sets'
-own evaluations, or of HRNet's or mmpose's variant of them (`pck_measures`), and no prediction is punished for being one
-too many. `pck_arrays` has the same metrics for plain arrays.
+Each person has one prediction or none (`people` says how they are found); the numbers are those of the data sets'
+own evaluations, or of HRNet's or mmpose's variant of them (`measures`), and no prediction is punished for being one
+too many. `arrays` has the same metrics for plain arrays.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from kpdata import schema
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.oks import Bools
-from kpdata.eval.pck_lengths import Length, Normalize, length_of
-from kpdata.eval.pck_measures import METRICS, Measured, measure
-from kpdata.eval.pck_people import Points, pair_people
-from kpdata.eval.pck_words import sentences
+from kpdata.eval.points.lengths import Length, Normalize, length_of
+from kpdata.eval.points.measures import METRICS, Measured, measure
+from kpdata.eval.points.people import Points, pair_people
+from kpdata.eval.points.words import sentences
 from kpdata.eval.prepare import UnknownImages
 from kpdata.skeleton import Skeleton
 
@@ -104,12 +104,12 @@ def evaluate_points(
     share of a length).
     threshold: of PCKh 0.5 and 0.1 unless told, PCK 0.2 (mmpose 0.05), PCP 0.5; of the AUC the end of its range: 0.5 of
     the head, 0.2 of another length, all of a length in pixels. EPE and NME have none.
-    normalize: the length, see `pck_lengths.length_of`. Unless told: PCKh and the AUC of data with head boxes `head`,
+    normalize: the length, see `lengths.length_of`. Unless told: PCKh and the AUC of data with head boxes `head`,
     LSP and sub-JHMDB `torso`, other PCK and AUC `bbox` (without boxes `torso`), NME `bbox_area` (else `head`).
     variant, of PCKh: `hrnet` (unless told: what papers print for MPII's validation set), `official`, `mmpose`; of PCK
     and AUC: `official` (MPII's and LSP's code) or `mmpose`. mmpose compares float32 distances with `<`, the others with
     `<=`; in `official` the Head column is the mean of upper neck and head top, in the others the head top alone.
-    skeleton, unknown_images: as in `pck_people.pair_people`.
+    skeleton, unknown_images: as in `people.pair_people`.
 
     A labelled keypoint without a predicted coordinate is a miss, and so are all of an unpaired person (EPE and NME
     cannot count them: `stats["missing"]`). Raises EvaluationError for options that the metric does not have, lengths

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from kpdata import schema
 from kpdata.errors import FormatError
-from kpdata.eval import figures
 from kpdata.eval.errors import Kind
 from kpdata.eval.failures import worst_of_each
+from kpdata.eval.report import figures
 from kpdata.skeleton import Skeleton
 
 _FEW = 120  # cards up to here have large crops …

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kpdata.errors import EvaluationError
-from kpdata.eval import pck_arrays as arrays
-from kpdata.eval import pck_groups
 from kpdata.eval.oks import Bools, Floats, Ints
-from kpdata.eval.pck_lengths import Length
-from kpdata.eval.pck_people import Points
+from kpdata.eval.points import arrays, groups
+from kpdata.eval.points.lengths import Length
+from kpdata.eval.points.people import Points
 
 STEP = 0.01  # of the thresholds under an AUC: anibali/eval-mpii-pose evalMPII.m, bearpaw/eval_pose utils/eval_pck.m
 MMPOSE_STEPS = 20  # thresholds of mmpose's AUC
@@ -119,7 +118,7 @@ def _shares(
         thresholds=limits,
         comparison="<" if mmpose else "<=",
         headline="mean" if mmpose and metric == "pck" else "total",
-        pooled={"UBody": pck_groups.upper_body(points.skeleton)} if official else {},
+        pooled={"UBody": groups.upper_body(points.skeleton)} if official else {},
     )
 
 
@@ -172,7 +171,7 @@ def _errors(points: Points, far: Floats, errors: Floats, name: str, length: Leng
 
 def _parts(points: Points, threshold: float) -> Measured:
     """Strict and loose PCP of the limbs."""
-    limbs, groups = pck_groups.limbs(points.skeleton)
+    limbs, together = groups.limbs(points.skeleton)
     if not limbs:
         raise EvaluationError(
             f"the skeleton {points.skeleton.name!r} has neither known limbs nor edges: there are no parts to score",
@@ -183,7 +182,7 @@ def _parts(points: Points, threshold: float) -> Measured:
     loose, _ = arrays.pcp(errors, threshold, strict=False)
     silent = [np.isnan(points.predicted[:, [*a, *b]]).any((1, 2)) for a, b in limbs.values()]
     return Measured(
-        columns=Columns("limb", tuple(limbs), np.ones(len(limbs), bool), groups),
+        columns=Columns("limb", tuple(limbs), np.ones(len(limbs), bool), together),
         labelled=counts,
         missing=(np.column_stack(silent) & ~np.isnan(errors).any(2)).sum(0),
         values={f"PCP@{threshold:g}": strict, f"PCP@{threshold:g} loose": loose},
@@ -196,8 +195,8 @@ def _parts(points: Points, threshold: float) -> Measured:
 def _columns(points: Points, length: Length | None, *, neck: bool) -> Columns:
     """Every keypoint; in head sizes, as in MPII's evaluation, the means leave out the computed thorax and pelvis."""
     bones = points.skeleton
-    left_out = pck_groups.derived(bones) if length is not None and length.name == "head" else np.zeros(len(bones), bool)
-    return Columns("keypoint", bones.keypoint_names, ~left_out, pck_groups.keypoint_groups(bones, neck=neck))
+    left_out = groups.derived(bones) if length is not None and length.name == "head" else np.zeros(len(bones), bool)
+    return Columns("keypoint", bones.keypoint_names, ~left_out, groups.keypoint_groups(bones, neck=neck))
 
 
 def _missing(far: Floats, measured: Floats) -> Ints:

@@ -9,10 +9,9 @@ import numpy as np
 
 from kpdata import schema
 from kpdata.errors import EvaluationError
-from kpdata.eval import pck_arrays as arrays
-from kpdata.eval import pck_groups
 from kpdata.eval.oks import Floats
-from kpdata.eval.pck_people import Points
+from kpdata.eval.points import arrays, groups
+from kpdata.eval.points.people import Points
 
 Normalize = str | float | Sequence[str] | None
 NORMALIZERS = ("head", "torso", "bbox", "bbox_area", "extent")
@@ -124,7 +123,7 @@ def _pair(points: Points, chosen: str | tuple[str, str]) -> tuple[str, int, int]
     """("torso" or "pair", two columns). EvaluationError for keypoints that the skeleton does not have."""
     bones = points.skeleton
     if isinstance(chosen, str):
-        columns = [pck_groups.landmark(bones, name) for name in ("left_shoulder", "right_hip")]
+        columns = [groups.landmark(bones, name) for name in ("left_shoulder", "right_hip")]
         if None in columns:
             raise EvaluationError(
                 f"the skeleton {bones.name!r} has no left shoulder and right hip to measure a torso by",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpdata.eval import pck_arrays as arrays
 from kpdata.eval.oks import Floats
-from kpdata.eval.pck_lengths import Length
-from kpdata.eval.pck_measures import METRICS, Measured
-from kpdata.eval.pck_people import Points
+from kpdata.eval.points import arrays
+from kpdata.eval.points.lengths import Length
+from kpdata.eval.points.measures import METRICS, Measured
+from kpdata.eval.points.people import Points
 
 MPII_PEOPLE, LSP_PEOPLE = 2958, 1000  # of MPII's validation set (Newell's valid.h5) and of LSP's test set
 _FEW = 20  # keypoints: of fewer a median says nothing about a file

@@ -1,6 +1,6 @@
 """Pictures of numbers as SVG text: pure functions, no file, no network, no plotting library (`plot_keypoints` apart).
 
-Colours are left to the page that shows them: shapes carry the classes of `templates/report.html.j2` (`good`, `jitter`,
+Colours are left to the page that shows them: shapes carry the classes of `report.html.j2` (`good`, `jitter`,
 `inversion`, `swap`, `miss` of the error kinds; `s0`, `s1`, … of lines), which has a light and a dark set of them. Every
 text that comes from data is escaped here.
 """

@@ -15,8 +15,8 @@ import pytest
 from kpdata import schema, synth
 from kpdata.dataset import Dataset, build
 from kpdata.errors import EvaluationError
-from kpdata.eval.pck import evaluate_points
-from kpdata.eval.pck_people import pair_people
+from kpdata.eval.points import evaluate_points
+from kpdata.eval.points.people import pair_people
 from kpdata.skeleton import Skeleton, load
 from kpdata.synth.predict import simulate_predictions
 
@@ -375,7 +375,7 @@ def test_datasets_that_do_not_fit_are_refused() -> None:
 def test_scoring_needs_no_pandas() -> None:
     """It takes half a second to import: a score comes without."""
     code = (
-        "import sys; from kpdata import synth; from kpdata.eval.pck import evaluate_points as score\n"
+        "import sys; from kpdata import synth; from kpdata.eval.points import evaluate_points as score\n"
         "from kpdata.synth.predict import simulate_predictions\n"
         "gt = synth.synthesize(3, skeleton='mpii_16'); score(gt, simulate_predictions(gt)[0]).to_json()\n"
         "assert 'pandas' not in sys.modules and 'matplotlib' not in sys.modules"

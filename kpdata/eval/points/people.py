@@ -1,4 +1,4 @@
-"""Which prediction belongs to whom, where each person has one: two Datasets to the arrays of `pck_arrays`."""
+"""Which prediction belongs to whom, where each person has one: two Datasets to the arrays of `arrays`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kpdata.errors import EvaluationError, SchemaError
 from kpdata.eval import prepare
 from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Params
-from kpdata.eval.pck_arrays import finite
+from kpdata.eval.points.arrays import finite
 from kpdata.skeleton import Skeleton, load
 
 # Falloff and threshold of the matching below, where a skeleton has no official sigmas (MPII, LSP): about COCO's hip.
