@@ -56,7 +56,7 @@ class Sample:
                 value = np.full(shape, np.nan)
             if value is None:
                 continue
-            array = np.asarray(value, types.get(name, np.float64))
+            array: NDArray[Any] = np.asarray(value, types.get(name, np.float64))
             if array.shape != shape:
                 raise SchemaError(f"Sample.{name}: shape {array.shape}, expected {shape} ({self.skeleton.name!r})")
             object.__setattr__(self, name, array)
