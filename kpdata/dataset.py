@@ -47,6 +47,11 @@ class Dataset:
     history: tuple[dict[str, Any], ...] = ()
     blobs: pa.Table = field(default_factory=schema.no_blobs)
 
+    def __repr__(self) -> str:
+        bones = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in self.skeletons.items()) or "no skeleton"
+        sources = ", ".join(self.datasets) or "no source"
+        return f"<Dataset: {self.images.num_rows:,} images, {len(self):,} people; {bones}; {sources}>"
+
     def __post_init__(self) -> None:
         if self.images.schema.names != schema.IMAGES.names or self.persons.schema.names != schema.PERSONS.names:
             raise SchemaError("the images and persons tables must have the columns of kpdata.schema")

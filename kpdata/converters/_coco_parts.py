@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import schema
-from kpdata.converters import _columns, _uncarried
+from kpdata.converters import _columns, _json, _uncarried
 from kpdata.converters._columns import Column
 from kpdata.losses import LossReport
 from kpdata.skeleton import Skeleton
@@ -158,22 +158,22 @@ def written_ids(dataset: ds.Dataset) -> dict[int, str]:
     return {number: text for number, text, mine in found if text is not None and mine and times[text] == 1}
 
 
-def id_items(dataset: ds.Dataset, column: pa.ChunkedArray) -> list[Any]:
+def id_texts(dataset: ds.Dataset, column: pa.ChunkedArray) -> _columns.Texts:
     """Image ids as they are written: the number, or the source's text."""
-    texts, numbers = written_ids(dataset), schema.values(column).tolist()
-    return _columns.texts([texts.get(number, number) for number in numbers]) if texts else numbers
+    texts, numbers = written_ids(dataset), schema.values(column)
+    return _columns.texts([texts.get(n, n) for n in numbers.tolist()]) if texts else _columns.scalars(numbers)
 
 
-def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) -> list[Any]:
+def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) -> _columns.Rows:
     """The entries of `images`, repeated and ordered as the source had them."""
     table, rows = dataset.images, dataset.images.num_rows
     own, texts = of_formats(dataset, table, FAMILY, remapped=True), written_ids(dataset)
     numbers = schema.values(table["image_id"]).tolist()
-    columns: list[Column] = [("id", id_items(dataset, table["image_id"]), np.ones(rows, bool))]
+    columns: list[Column] = [("id", id_texts(dataset, table["image_id"]), np.ones(rows, bool))]
     for key, name in _IMAGE_KEYS.items():
         column, present = table[name], schema.valid(table[name])
         if column.type == pa.string():
-            items = _columns.texts(schema.texts(column)) if present.any() else []
+            items = _columns.texts(schema.texts(column))
         else:
             items = _columns.column_scalars(column, style.get(f"images.{key}"))
         columns.append((key, items, present))
@@ -183,24 +183,24 @@ def images(dataset: ds.Dataset, style: Mapping[str, str], losses: LossReport) ->
     return _in_order(dataset, numbers, _columns.assemble(rows, columns, extras))
 
 
-def _in_order(dataset: ds.Dataset, numbers: list[int], entries: list[Any]) -> list[Any]:
+def _in_order(dataset: ds.Dataset, numbers: list[int], entries: _columns.Rows) -> _columns.Rows:
     """The entries as the files listed them, repeats included: provenance has the order of those that had repeats."""
     orders = {name: d["image_order"] for name, d in dataset.datasets.items() if d.get("image_order")}
     if not orders:
         return entries
-    by_id = dict(zip(numbers, entries, strict=True))
+    by_id = dict(zip(numbers, entries.pieces(), strict=True))
     owners = schema.texts(dataset.images["dataset"])
     out, listed = [], set()
     for number, owner in zip(numbers, owners, strict=True):
         for item in orders.pop(owner or "", ()):
             first = item[0] if isinstance(item, list) else item
             if first in by_id:
-                out.append(_columns.part(item[1]) if isinstance(item, list) else by_id[first])
+                out.append(_json.dump(item[1]) if isinstance(item, list) else by_id[first])
                 listed.add(first)
         if number not in listed:
             out.append(by_id[number])
             listed.add(number)
-    return out
+    return _columns.of_pieces(out)
 
 
 def lose_variables(dataset: ds.Dataset, losses: LossReport) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import files, geometry, schema
-from kpdata.converters import _coco_parts, _columns
+from kpdata.converters import _coco_parts, _columns, _rows
 from kpdata.converters._coco_people import WHOLEBODY
 from kpdata.converters._columns import Column
 from kpdata.errors import SchemaError
@@ -73,7 +73,7 @@ def document(
         *keypoint_columns(len(dataset), _blocks(dataset, unknown_as, _layout(dataset, layout), losses), style),
         *_box_columns(dataset, style, native, losses),
         *_id_columns(dataset),
-        ("category_id", category_id.tolist(), categorised),
+        ("category_id", _columns.scalars(category_id), categorised),
         *_scalar_columns(dataset, style, native, losses),
     ]
     own = _coco_parts.of_formats(dataset, dataset.persons, _coco_parts.FAMILY)
@@ -85,10 +85,10 @@ def document(
     parts: dict[str, Any] = {"images": images, "annotations": annotations, "categories": categories, **top}
     keys = [key for d in dataset.datasets.values() for key in d.get("top_keys", ())] or list(parts)
     # A part that no source had (results have no images) is added where there is something to put into it.
-    missing = [key for key, value in parts.items() if key not in keys and value]
+    there = {"images": dataset.images.num_rows, "annotations": len(dataset)}
+    missing = [key for key, value in parts.items() if key not in keys and there.get(key, value)]
     chosen = [key for key in [*dict.fromkeys(keys), *missing] if key in parts]
-    rows = ("images", "annotations")
-    return _columns.document({k: parts[k] if k in rows else _columns.part(parts[k]) for k in chosen}), losses
+    return _columns.document({key: parts[key] for key in chosen}), losses
 
 
 def _layout(dataset: ds.Dataset, layout: str | None) -> str:
@@ -114,19 +114,15 @@ def keypoint_columns(
     count: int, blocks: Iterable[tuple[NDArray[np.int64], NDArray[np.float64], bool]], style: Mapping[str, str]
 ) -> list[Column]:
     """`keypoints` and, where a block is nested, WholeBody's groups. blocks: rows (n,), numbers (n, K, 3), nested."""
-    items: dict[str, list[Any]] = {}
-    masks: dict[str, NDArray[np.bool_]] = {}
+    parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
     for rows, block, nested in blocks:
         for key, (start, stop) in (WHOLEBODY_SPLITS if nested else {"keypoints": (0, block.shape[1])}).items():
-            lists = _columns.matrix_lists(block[:, start:stop].reshape(len(rows), -1), style.get(f"annotations.{key}"))
-            if len(rows) == count:  # nobody else to put between
-                items[key], masks[key] = lists, np.ones(count, bool)
-                continue
-            column = items.setdefault(key, [None] * count)
-            for row, numbers in zip(rows.tolist(), lists, strict=True):
-                column[row] = numbers
-            masks.setdefault(key, np.zeros(count, bool))[rows] = True
-    return [(key, items[key], masks[key]) for key in items]
+            parts.setdefault(key, []).append((rows, block[:, start:stop].reshape(len(rows), -1)))
+    spread = {key: _rows.spread(found, count) for key, found in parts.items()}
+    return [
+        (key, _columns.lists(flat, lengths, style.get(f"annotations.{key}")), present)
+        for key, (flat, lengths, present) in spread.items()
+    ]
 
 
 def _blocks(
@@ -155,49 +151,40 @@ def _box_columns(
     dataset: ds.Dataset, style: Mapping[str, str], native: NDArray[np.bool_], losses: LossReport
 ) -> list[Column]:
     persons = dataset.persons
-    shapes, shaped = segmentations(persons, style)
     boxes, present, derived = derived_boxes(dataset, ~native)
     losses.add(
         "bbox",
         int(derived.sum()),
         "boxes made from centre and scale, or from the keypoints' extent; bbox_source says which",
     )
-    columns: list[Column] = [
-        ("segmentation", shapes, shaped),
-        ("bbox", _box_items(persons, boxes, derived, style), present),
-    ]
+    lengths = np.where(present, 4, 0)
+    texts = _columns.lists(boxes[present].reshape(-1), lengths, style.get("annotations.bbox"))
     sources, centred = schema.texts(persons["bbox_source"]), np.asarray(np.isfinite(_squares(persons)).all(1))
     for row in np.flatnonzero(derived).tolist():
         sources[row] = "center_scale" if centred[row] else "keypoints"
     told = np.array([text not in (None, "annotated") for text in sources], bool) & present
-    columns.append(("bbox_source", _columns.texts(sources), told))
-    for key in ("head_bbox", "center"):
-        columns.append(_list_column(persons, key, style))
-    return columns
+    return [
+        *segmentations(persons, style),
+        ("bbox", texts, present),
+        ("bbox_source", _columns.texts(sources), told),
+        *(list_column(persons, key, style) for key in ("head_bbox", "center")),
+    ]
 
 
-def segmentations(persons: pa.Table, style: Mapping[str, str]) -> tuple[list[Any], NDArray[np.bool_]]:
-    """Polygons, or the run-length mask where there is one; and which people have either."""
-    shapes = _columns.column_polygons(persons["segmentation"], style.get("annotations.segmentation"))
+def segmentations(persons: pa.Table, style: Mapping[str, str]) -> list[Column]:
+    """Polygons, and the run-length masks of those that have one."""
     masks = schema.valid(persons["rle"])
-    texts = schema.texts(persons["rle"]) if masks.any() else []
-    for row in np.flatnonzero(masks).tolist():
-        shapes[row] = _columns.finished(texts[row])
-    return shapes, schema.valid(persons["segmentation"]) | masks
+    shapes = _columns.column_polygons(persons["segmentation"], style.get("annotations.segmentation"))
+    found: list[Column] = [("segmentation", shapes, schema.valid(persons["segmentation"]) & ~masks)]
+    if masks.any():
+        texts = [(text or "null").encode() for text in schema.texts(persons["rle"])]
+        found.append(("segmentation", _columns.raw(texts), masks))
+    return found
 
 
-def _box_items(
-    persons: pa.Table, boxes: NDArray[np.float64], derived: NDArray[np.bool_], style: Mapping[str, str]
-) -> list[Any]:
-    items = _list_column(persons, "bbox", style)[1] or [None] * len(derived)
-    for row in np.flatnonzero(derived).tolist():
-        items[row] = boxes[row]
-    return items
-
-
-def _list_column(persons: pa.Table, key: str, style: Mapping[str, str]) -> tuple[str, list[Any], NDArray[np.bool_]]:
-    present = schema.valid(persons[key])
-    return key, _columns.column_lists(persons[key], style.get(f"annotations.{key}")) if present.any() else [], present
+def list_column(persons: pa.Table, key: str, style: Mapping[str, str]) -> Column:
+    """A column of lists of numbers under its own name."""
+    return key, _columns.column_lists(persons[key], style.get(f"annotations.{key}")), schema.valid(persons[key])
 
 
 def derived_boxes(
@@ -238,9 +225,9 @@ def _id_columns(dataset: ds.Dataset) -> list[Column]:
         d.get("annotation_ids") == "assigned" and d.get("source_format") in _coco_parts.ANNOTATIONS
         for d in dataset.datasets.values()
     )
-    ids = schema.values(persons["annotation_id"]).tolist()
+    ids = _columns.scalars(schema.values(persons["annotation_id"]))
     return [
-        ("image_id", _coco_parts.id_items(dataset, persons["image_id"]), np.ones(len(dataset), bool)),
+        ("image_id", _coco_parts.id_texts(dataset, persons["image_id"]), np.ones(len(dataset), bool)),
         ("id", ids, np.full(len(dataset), not unnumbered)),
     ]
 

@@ -1,15 +1,15 @@
-"""Rows back from columns, in the source's number style: the other way of `_rows`.
+"""Rows back from columns, as JSON text in the source's number style: the other way of `_rows`.
 
-Rows are dicts whose lists of numbers are still arrays: one call of orjson writes them all, and no number becomes a
-Python object on the way. What orjson would not write as JSON readers expect (NaN, lone surrogates, integers above 64
-bits) stands in the rows as finished text (`orjson.Fragment`).
+A whole column becomes text in one call, numbers with commas between, and `_scan.c` weaves the columns into rows where
+it could be built; the same is done here without it. No number becomes a Python object on the way.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,156 +18,216 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
+from kpdata.converters import _scanning
 from kpdata.converters._json import dump
 
-Column = tuple[str, Sequence[Any], NDArray[np.bool_]]  # key, each row's value, whether the row has it
+Ints = NDArray[np.int64]
+ONE, LIST, LISTS, RAW, MEMBERS = range(5)  # a row has one number, a list, a list of lists, any text, members of its own
 
 
-def numbers(flat: NDArray[np.float64], style: str | None) -> list[Any]:
-    """Numbers one by one: integral ones as int, unless the source writes 1.0 (`style` float)."""
-    items: list[Any] = flat.tolist()
-    if style != "float":
-        integral = _integral(flat)
-        if integral.all():
-            whole: list[Any] = flat.astype(np.int64).tolist()
-            return whole
-        where = np.flatnonzero(integral)
-        for position, number in zip(where.tolist(), flat[where].astype(np.int64).tolist(), strict=True):
-            items[position] = number
-    for position in np.flatnonzero(~np.isfinite(flat)).tolist():
-        items[position] = _text(items[position])
-    return items
+def _none() -> Ints:
+    return np.empty(0, np.int64)
 
 
-def _integral(flat: NDArray[np.float64]) -> NDArray[np.bool_]:
-    with np.errstate(invalid="ignore"):
-        return np.asarray((flat == np.floor(flat)) & (np.abs(flat) < 2.0**63))
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The JSON text of a column. ONE, LIST and LISTS: numbers with commas between, and how they belong to rows."""
+
+    kind: int
+    body: bytes
+    inner: Ints = field(
+        default_factory=_none
+    )  # how many numbers each list has; RAW, MEMBERS: where the text of each row ends
+    outer: Ints = field(default_factory=_none)  # LISTS: how many lists each row has
+
+    def pieces(self) -> list[bytes]:
+        """The text of each row."""
+        if self.kind in (RAW, MEMBERS):
+            return [self.body[a:b] for a, b in pairwise([0, *self.inner.tolist()])]
+        found = self.body.split(b",") if self.body else []
+        for counts in () if self.kind == ONE else (self.inner,) if self.kind == LIST else (self.inner, self.outer):
+            edges = [0, *np.cumsum(counts).tolist()]
+            found = [b"[%b]" % b",".join(found[a:b]) for a, b in pairwise(edges)]
+        return found
 
 
-def _text(value: Any) -> orjson.Fragment:
-    return orjson.Fragment(dump(value))
+Column = tuple[str, Texts, NDArray[np.bool_]]  # key, the values, which rows have one
 
 
-def lists(flat: NDArray[np.float64], edges: Sequence[int], style: str | None) -> list[Any]:
-    """Lists of numbers: values `edges[i]` to `edges[i + 1]` of each row, as an array wherever that says it right."""
-    starts, stops = np.array(edges[:-1], np.int64), np.array(edges[1:], np.int64)
-    integral = np.zeros(len(flat), bool) if style == "float" else _integral(flat)
-    whole = flat.astype(np.int64) if integral.all() else np.where(integral, flat, 0).astype(np.int64)
-    source: NDArray[Any] = whole if integral.any() else flat
-    rows: list[Any] = [source[a:b] for a, b in pairwise(edges)]
-    if integral.all():
-        return rows
-    counts = np.concatenate([[0], np.cumsum(integral)])
-    of_row = counts[stops] - counts[starts]
-    for row in np.flatnonzero(of_row < stops - starts).tolist():
-        part = flat[edges[row] : edges[row + 1]]
-        rows[row] = numbers(part, style) if of_row[row] else part
-    for row in _nonfinite_rows(flat, starts, stops):
-        rows[row] = numbers(flat[edges[row] : edges[row + 1]], style)
-    return rows
+# ---------------------------------------------------------------------------------------------------------- columns
 
 
-def _nonfinite_rows(flat: NDArray[np.float64], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[int]:
-    finite = np.isfinite(flat)
-    if finite.all():
-        return []
-    counts = np.concatenate([[0], np.cumsum(~finite)])
-    return np.flatnonzero(counts[stops] > counts[starts]).tolist()
+def scalars(data: NDArray[Any], style: str | None = None) -> Texts:
+    """(N,) numbers or booleans. style `bool`: true and false; `float`: 1.0 for one; else integral ones as integers."""
+    if data.dtype == np.float64 or style == "float":
+        return Texts(ONE, _joined(data.astype(np.float64), style))
+    return Texts(ONE, _dumped(data if data.dtype != bool or style == "bool" else data.astype(np.int64)))
 
 
-def matrix_lists(matrix: NDArray[np.float64], style: str | None) -> list[Any]:
-    """(N, L) or (N, M, L) numbers: a list a row, of lists where there are three axes."""
-    width = matrix.shape[-1]
-    rows = lists(matrix.reshape(-1), range(0, matrix.size + 1, width) if width else [0] * (len(matrix) + 1), style)
-    if matrix.ndim == 2:
-        return rows
-    return [rows[i : i + matrix.shape[1]] for i in range(0, len(rows), matrix.shape[1])]
+def lists(flat: NDArray[np.float64], lengths: NDArray[Any], style: str | None) -> Texts:
+    """A list of numbers a row, from the values of all rows, one after the other, and how many each has."""
+    return Texts(LIST, _joined(flat, style), np.asarray(lengths, np.int64))
 
 
-def column_lists(column: pa.ChunkedArray, style: str | None) -> list[Any]:
-    """A list<float64> column; a null row gives an empty list."""
-    flat, offsets = schema.ragged(column)
-    return lists(flat, offsets.tolist(), style)
+def matrix(numbers: NDArray[np.float64], style: str | None) -> Texts:
+    """(N, L) numbers: a list a row; (N, M, L): a list of lists a row."""
+    rows, width = numbers.shape[0], numbers.shape[-1]
+    body = _joined(numbers.reshape(-1), style)
+    if numbers.ndim == 2:
+        return Texts(LIST, body, np.full(rows, width))
+    return Texts(LISTS, body, np.full(rows * numbers.shape[1], width), np.full(rows, numbers.shape[1]))
 
 
-def column_polygons(column: pa.ChunkedArray, style: str | None) -> list[Any]:
-    """A list<list<float64>> column as lists of polygons; a null row gives an empty list."""
-    array = schema.chunk(column)
-    if len(array) == 0:
-        return []
-    polygons = column_lists(array.flatten(), style)
-    edges = np.concatenate([[0], np.cumsum(schema.lengths(array))]).tolist()
-    return [polygons[a:b] for a, b in pairwise(edges)]
-
-
-def column_scalars(column: pa.ChunkedArray, style: str | None) -> list[Any]:
+def column_scalars(column: pa.ChunkedArray, style: str | None) -> Texts:
     """A column of numbers or booleans in the source's style; null rows hold anything."""
     return scalars(schema.values(column, missing=0), style)
 
 
-def scalars(data: NDArray[Any], style: str | None = None) -> list[Any]:
-    """(N,) numbers or booleans in the source's style (`bool`: true and false)."""
-    if data.dtype == np.float64 or style == "float":
-        return numbers(data.astype(np.float64), style)
-    items: list[Any] = (data if data.dtype != bool or style == "bool" else data.astype(np.int64)).tolist()
-    return items
+def column_lists(column: pa.ChunkedArray, style: str | None) -> Texts:
+    """A list<float64> column; a null row has an empty list."""
+    flat, offsets = schema.ragged(column)
+    return lists(flat, np.diff(offsets), style)
 
 
-def texts(items: Sequence[Any]) -> list[Any]:
-    """Texts, ids or None; those with a lone surrogate, which UTF-8 cannot hold, as JSON escapes."""
+def column_polygons(column: pa.ChunkedArray, style: str | None) -> Texts:
+    """A list<list<float64>> column as lists of polygons; a null row has none."""
+    array = schema.chunk(column)
+    polygons = schema.inner(array)
+    return Texts(LISTS, _joined(schema.ragged(polygons)[0], style), schema.lengths(polygons), schema.lengths(array))
+
+
+def raw(pieces: Sequence[bytes], kind: int = RAW) -> Texts:
+    """Finished JSON text of each row."""
+    ends = np.fromiter(accumulate(map(len, pieces)), np.int64, len(pieces))
+    return Texts(kind, b"".join(pieces), ends)
+
+
+def texts(items: Sequence[Any]) -> Texts:
+    """Texts, ids or None."""
+    strings = [item if isinstance(item, str) else "" for item in items]
     try:
-        orjson.dumps(items)
-    except TypeError:
-        return [_text(item) for item in items]
-    return list(items)
+        whole = orjson.dumps(strings)[2:-2]
+    except TypeError:  # a lone surrogate
+        return raw([dump(item) for item in items])
+    # A quote inside of a text is written \", so that `","` stands between two texts only.
+    found = [b'"%b"' % text for text in whole.split(b'","')] if strings else []
+    if all(isinstance(item, str) for item in items):
+        return raw(found)
+    return raw([text if isinstance(item, str) else dump(item) for item, text in zip(items, found, strict=True)])
 
 
-def finished(text: str | None) -> orjson.Fragment:
-    """JSON text of ours as it is."""
-    return orjson.Fragment(text or "null")
+def _joined(flat: NDArray[np.float64], style: str | None) -> bytes:
+    """The numbers with commas between, NaN as `NaN`."""
+    with np.errstate(invalid="ignore"):  # NaN, and what is too large, become an integer that they do not equal
+        small = bool((np.abs(flat) < 1e15).all())
+        whole = flat.astype(np.int64) if small and style != "float" else None
+    if not small:  # no finite number either, or one that orjson writes as 1e15
+        return json.dumps(_python_numbers(flat, style), separators=(",", ":"))[1:-1].encode()
+    if whole is None:
+        return _dumped(flat)
+    if (whole == flat).all():
+        return _dumped(whole)
+    # Integral numbers lose their ".0"; + 0.0 because no integer is -0.
+    return (_dumped(flat + 0.0) + b",").replace(b".0,", b",")[:-1]
 
 
-def assemble(count: int, columns: Sequence[Column], extras: pa.ChunkedArray | None) -> list[Any]:
-    """Rows as dicts of (key, values, present) columns; each row's extras come last: the source's own words."""
-    dense = [(key, items) for key, items, present in columns if present.all()]
-    keys = [key for key, _ in dense]
-    if dense:
-        out: list[Any] = [dict(zip(keys, row, strict=True)) for row in zip(*(items for _, items in dense), strict=True)]
-    else:
-        out = [{} for _ in range(count)]
-    for key, items, present in columns:
-        if not present.all():
-            for row in np.flatnonzero(present).tolist():
-                out[row][key] = items[row]
-    if extras is not None and extras.null_count < len(extras):
-        _add_extras(out, schema.texts(extras))
-    return out
+def _dumped(data: NDArray[Any]) -> bytes:
+    return orjson.dumps(np.ascontiguousarray(data), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
-def _add_extras(out: list[Any], extras: Sequence[str | None]) -> None:
-    kept = [(row, text) for row, text in enumerate(extras) if text is not None]
-    data = f"[{','.join(text for _, text in kept)}]"
-    objects = parsed(data)
-    try:
-        orjson.dumps(objects)
-        plain = not _long_number(data.encode()) and "NaN" not in data and "Infinity" not in data
-    except TypeError:
-        plain = False
-    for (row, _), item in zip(kept, objects, strict=True):
-        if plain:
-            out[row].update(item)
-        else:
-            out[row] = _text({**parsed(document(out[row])), **item})
+def _python_numbers(flat: NDArray[np.float64], style: str | None) -> list[Any]:
+    if style == "float":
+        return list(flat.tolist())
+    return [int(number) if abs(number) < 2.0**63 and number == number // 1 else number for number in flat.tolist()]
 
 
-def document(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """The JSON text of rows, or of an object of lists of rows."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+# ------------------------------------------------------------------------------------------------------------- rows
 
 
-def part(value: Any) -> orjson.Fragment:
-    """Plain Python of any kind as a part of a document."""
-    return _text(value)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """JSON objects with commas between."""
+
+    body: Any  # bytes, or memory of the scanner's
+    ends: Ints  # where each object ends
+
+    def pieces(self) -> list[bytes]:
+        """Each object."""
+        starts = [0, *(self.ends[:-1] + 1).tolist()][: len(self.ends)]
+        view = bytes(self.body)
+        return [view[a:b] for a, b in zip(starts, self.ends.tolist(), strict=True)]
+
+
+def of_pieces(pieces: Sequence[bytes]) -> Rows:
+    """Objects of their own as rows."""
+    ends = np.fromiter(accumulate(len(piece) + 1 for piece in pieces), np.int64, len(pieces)) - 1
+    return Rows(b",".join(pieces), ends)
+
+
+def assemble(count: int, columns: Sequence[Column], extras: pa.ChunkedArray | None) -> Rows:
+    """The object of each row; its extras come last, the source's own words, and stand above a column's."""
+    chosen = [column for column in columns if column[2].any()]
+    members, mixed = _members(extras, [key for key, _, _ in chosen])
+    chosen += [] if members is None else [members]
+    rows = _weave(count, [(b'"%b":' % key.encode() if key else b"", *rest) for key, *rest in chosen])  # type: ignore[misc]
+    if not mixed:
+        return rows
+    pieces = rows.pieces()
+    for row, text in mixed:
+        pieces[row] = dump({**parsed(pieces[row]), **parsed(text)})
+    return of_pieces(pieces)
+
+
+def _weave(count: int, columns: list[tuple[bytes, Texts, NDArray[np.bool_]]]) -> Rows:
+    if _scanning.compiled is not None and not _scanning.pure():
+        strands: list[Any] = [
+            (name, t.kind, t.body, _whole(t.inner), _whole(t.outer), _mask(present)) for name, t, present in columns
+        ]
+        body, ends = _scanning.compiled.weave(count, strands)
+        return Rows(body, np.frombuffer(memoryview(ends), np.int64))
+    rows: list[list[bytes]] = [[] for _ in range(count)]
+    for name, column, present in columns:
+        pieces = column.pieces()
+        for row in np.flatnonzero(present).tolist():
+            rows[row].append(name + pieces[row])
+    return of_pieces([b"{%b}" % b",".join(row) for row in rows])
+
+
+def _whole(counts: NDArray[Any]) -> Ints:
+    return np.ascontiguousarray(counts, np.int64)
+
+
+def _mask(present: NDArray[np.bool_]) -> Any:
+    return b"" if present.all() else np.ascontiguousarray(present).view(np.uint8)
+
+
+def _members(extras: pa.ChunkedArray | None, keys: Sequence[str]) -> tuple[Column | None, list[tuple[int, bytes]]]:
+    """The extras as a column of members, and those rows whose extras may hold one of the columns' keys too."""
+    if extras is None or extras.null_count == len(extras):
+        return None, []
+    found = [b"" if text is None else text.encode() for text in schema.texts(extras)]
+    everything = b"".join(found)
+    # An escaped key could be any.
+    double = [mark for mark in (b"\\", *(b'"%b"' % key.encode() for key in keys)) if mark in everything]
+    mixed = [
+        (row, text) for row, text in enumerate(found)
+        if (double and any(mark in text for mark in double)) or (text and text[:1] + text[-1:] != b"{}")
+    ]  # fmt: skip
+    for row, _ in mixed:
+        found[row] = b""
+    present = np.array([len(text) > 2 for text in found], bool)
+    return ("", raw([text[1:-1] for text in found], MEMBERS), present), mixed
+
+
+def document(parts: Mapping[str, Any] | Rows) -> bytes:
+    """The JSON text of rows as a list, or of an object of parts: rows, or plain Python of any kind."""
+    if isinstance(parts, Rows):
+        return b"".join([b"[", parts.body, b"]"])
+    pieces: list[Any] = []
+    for key, value in parts.items():
+        text = [b"[", value.body, b"]"] if isinstance(value, Rows) else [dump(value)]
+        pieces += [b",", dump(key), b":", *text]
+    return b"".join([b"{", *pieces[1:], b"}"])
 
 
 def parsed(text: str | bytes) -> Any:

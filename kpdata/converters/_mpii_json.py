@@ -243,8 +243,8 @@ def document(dataset: ds.Dataset) -> tuple[bytes, LossReport]:
     names, named = file_names(dataset, ~native, losses)
     columns = [
         ("joints_vis", flags, present), ("joints", joints, present), ("image", _columns.texts(names), named),
-        ("scale", _columns.numbers(scale, style.get("scale")), scaled),
-        ("center", _columns.matrix_lists(shifted, style.get("center")), centred),
+        ("scale", _columns.scalars(np.where(scaled, scale, 0), style.get("scale")), scaled),
+        ("center", _columns.matrix(np.where(centred[:, None], shifted, 0), style.get("center")), centred),
     ]  # fmt: skip
     _matlab.count_columns(dataset, losses, held=("center", "scale", "file_name"), own=native)
     losses.lose(
@@ -268,7 +268,7 @@ def _style(dataset: ds.Dataset) -> dict[str, str]:
 
 def _joint_items(
     dataset: ds.Dataset, native: NDArray[np.bool_], style: dict[str, str], losses: LossReport
-) -> tuple[list[Any], list[Any], NDArray[np.bool_]]:
+) -> tuple[_columns.Texts, _columns.Texts, NDArray[np.bool_]]:
     """`joints_vis` and `joints` of each person, and who has them."""
     xy, flags, present = _matlab.points_of(dataset, SKELETON)
     raw_column = dataset.persons["visibility_raw"]
@@ -281,8 +281,8 @@ def _joint_items(
     stated = np.isin(flags, (Visibility.OCCLUDED, Visibility.VISIBLE))
     losses.lose("visibility", int(stated.sum()), "occluded or visible: joints_vis says labelled or not")
     written = np.where((np.isnan(xy).all(-1) & (flags == 0))[..., None], _MISSING, xy + BASE)
-    ones = _columns.matrix_lists(third, style.get("joints_vis"))
-    return ones, _columns.matrix_lists(written, style.get("joints")), present
+    ones = _columns.matrix(np.where(present[:, None], third, 0), style.get("joints_vis"))
+    return ones, _columns.matrix(np.where(present[:, None, None], written, 0), style.get("joints")), present
 
 
 def framing(

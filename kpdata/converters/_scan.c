@@ -1,4 +1,5 @@
-/* The rows of a JSON array as columns: the compiled half of `_scanning.py`, which says what it is for.
+/* The rows of a JSON array as columns, and back: the compiled half of `_scanning.py` and `_columns.py`, which say what it
+   is for.
 
    scan(data, start, stop, keys, kinds, powers) reads the objects between two positions of `data` and returns a list of
    columns and the extras, or None as soon as it meets anything that it does not take: malformed JSON, a key that stands
@@ -539,7 +540,108 @@ static PyObject *scan(PyObject *module, PyObject *args) {
     return out;
 }
 
+/* ------------------------------------------------------------------------------------------------------ the way back */
+
+enum { ONE, LIST, LISTS, RAW, MEMBERS }; /* what a row has of a column's text: a number, a list, …, any text */
+
+typedef struct {
+    Py_buffer name, body, inner, outer, present;
+    int kind;
+    const char *p, *end;
+    Py_ssize_t at; /* the next list of `inner` */
+} Strand;
+
+/* `count` numbers with the commas between them; leaves the position behind the comma after. NULL: there are fewer. */
+static const char *numbers_end(Strand *t, int64_t count) {
+    const char *p = t->p;
+    if (!count) return p;
+    for (;;) {
+        const char *comma = memchr(p, ',', (size_t)(t->end - p));
+        if (!--count) return comma ? comma : (p < t->end ? t->end : NULL);
+        if (!comma) return NULL;
+        p = comma + 1;
+    }
+}
+
+static int copy_numbers(Strand *t, int64_t count, int list, int write, Buffer *out) {
+    const char *stop = numbers_end(t, count);
+    if (!stop) return 0;
+    int done = !write || ((!list || put(out, "[", 1)) && put(out, t->p, (size_t)(stop - t->p)) && (!list || put(out, "]", 1)));
+    t->p = count && stop < t->end ? stop + 1 : stop;
+    return done;
+}
+
+static int strand(Strand *t, Py_ssize_t row, int write, Buffer *out) {
+    const int64_t *inner = t->inner.buf, *outer = t->outer.buf;
+    if (t->kind == ONE) return copy_numbers(t, 1, 0, write, out);
+    if (t->kind == LIST) return copy_numbers(t, inner[row], 1, write, out);
+    if (t->kind == LISTS) {
+        if (write && !put(out, "[", 1)) return 0;
+        for (int64_t i = 0; i < outer[row]; i++) {
+            if ((t->at + 1) * 8 > t->inner.len || (write && i && !put(out, ",", 1))) return 0;
+            if (!copy_numbers(t, inner[t->at++], 1, write, out)) return 0;
+        }
+        return !write || put(out, "]", 1);
+    }
+    int64_t start = row ? inner[row - 1] : 0, stop = inner[row]; /* where the text of each row ends */
+    if (start < 0 || stop < start || stop > t->body.len) return 0;
+    return !write || put(out, (const char *)t->body.buf + start, (size_t)(stop - start));
+}
+
+static int object_of(Strand *strands, Py_ssize_t count, Py_ssize_t row, Buffer *out) {
+    int first = 1;
+    if (!put(out, row ? ",{" : "{", row ? 2 : 1)) return 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Strand *t = strands + i;
+        int write = !t->present.len || ((const char *)t->present.buf)[row];
+        if (write && !first && !put(out, ",", 1)) return 0;
+        if (write && t->name.len && !put(out, t->name.buf, (size_t)t->name.len)) return 0;
+        if (!strand(t, row, write, out)) return 0;
+        first &= !write;
+    }
+    return put(out, "}", 1);
+}
+
+static int strand_of(PyObject *tuple, Strand *t, Py_ssize_t rows) {
+    if (!PyArg_ParseTuple(tuple, "y*iy*y*y*y*", &t->name, &t->kind, &t->body, &t->inner, &t->outer, &t->present)) return 0;
+    t->p = t->body.buf;
+    t->end = t->p + t->body.len;
+    int per_row = t->kind == LIST || t->kind == RAW || t->kind == MEMBERS;
+    if ((!per_row || t->inner.len >= rows * 8) && (t->kind != LISTS || t->outer.len >= rows * 8) &&
+        (!t->present.len || t->present.len >= rows))
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "weave: a column is shorter than the rows");
+    return 0;
+}
+
+static PyObject *weave(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_ssize_t rows;
+    PyObject *list, *made = NULL;
+    Buffer out = {0}, ends = {0};
+    if (!PyArg_ParseTuple(args, "nO!", &rows, &PyList_Type, &list)) return NULL;
+    Py_ssize_t count = PyList_Size(list), ready = 0;
+    Strand *strands = calloc((size_t)count + 1, sizeof(Strand));
+    if (!strands) return PyErr_NoMemory();
+    while (ready < count && strand_of(PyList_GetItem(list, ready), strands + ready, rows)) ready++;
+    int whole = ready == count;
+    for (Py_ssize_t row = 0; whole && row < rows; row++) {
+        whole = object_of(strands, count, row, &out);
+        int64_t end = (int64_t)out.used;
+        whole = whole && put(&ends, &end, 8);
+    }
+    if (whole) made = Py_BuildValue("(NN)", block(&out), block(&ends));
+    if (!whole && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "weave: a column's text is shorter than its rows");
+    for (Py_ssize_t i = 0; i < count; i++) { /* buffers that were never taken are empty: releasing those does nothing */
+        PyBuffer_Release(&strands[i].name), PyBuffer_Release(&strands[i].body), PyBuffer_Release(&strands[i].inner);
+        PyBuffer_Release(&strands[i].outer), PyBuffer_Release(&strands[i].present);
+    }
+    free(strands), free(out.data), free(ends.data);
+    return made;
+}
+
 static PyMethodDef methods[] = {
+    {"weave", weave, METH_VARARGS, "weave(rows, columns) -> JSON objects with commas between, and where each ends"},
     {"scan", scan, METH_VARARGS, "scan(data, start, stop, keys, kinds, powers) -> columns and extras, or None"},
     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_scan", NULL, -1, methods, NULL, NULL, NULL, NULL};

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from kpdata.converters._json import Rows, text
 
 try:
-    from kpdata.converters import _scan as compiled
+    from kpdata.converters import _scan as _compiled
 except ImportError:  # no C compiler when it was installed
-    compiled = None  # type: ignore[assignment]
+    _compiled = None  # type: ignore[assignment]
+compiled = _compiled
 
 SCALAR, NUMBERS, POLYGONS = range(3)
 NULL, INTEGER, REAL, FALSE, TRUE, TEXT, ESCAPED, OBJECT = range(8)
@@ -67,7 +68,7 @@ def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> list[_Part] |
 
     Two threads take the parts in turn: the scanner holds no lock of Python's.
     """
-    if compiled is None or os.environ.get("KPDATA_PURE_PYTHON") or not keys:
+    if compiled is None or pure() or not keys:
         return None
     names, wanted, table = tuple(key.encode() for key in keys), tuple(kinds), powers()
     cuts = list(rows.cuts(_CHUNK))
@@ -134,6 +135,11 @@ def _exact(data: bytes, column: Any, field: int, kind: np.dtype[Any]) -> NDArray
             reals = values.view(np.float64)
             reals[index if index >= 0 else -1 - index] = float(data[start:stop])
     return values
+
+
+def pure() -> bool:
+    """The user wants the way without the compiled module, or to see whether it is to blame."""
+    return bool(os.environ.get("KPDATA_PURE_PYTHON"))
 
 
 @cache

@@ -116,20 +116,20 @@ def write(dataset: ds.Dataset, path: Path, *, allow_lossy: bool = False, force: 
 
 def _ids(dataset: ds.Dataset) -> Iterable[Column]:
     persons = dataset.persons
-    yield "image_id", _coco_parts.id_items(dataset, persons["image_id"]), np.ones(len(dataset), bool)
+    yield "image_id", _coco_parts.id_texts(dataset, persons["image_id"]), np.ones(len(dataset), bool)
     present = schema.valid(persons["category_id"])
     ours = _coco_parts.of_formats(dataset, persons, ("coco_results",))
     numbers = np.where(present, schema.values(persons["category_id"]), 1)
     # A result without category is its source's own affair; of other sources it is a person, COCO's 1.
     apart = _apart(dataset, numbers)
-    yield "category_id", apart.tolist(), present | ~ours | (apart != numbers)
+    yield "category_id", _columns.scalars(apart), present | ~ours | (apart != numbers)
     given = {
         name
         for name, d in dataset.datasets.items()
         if d.get("source_format") == "coco_results" and d.get("annotation_ids") != "assigned"
     }
     own = all(name in given for name in schema.texts(persons["dataset"]))  # ids of all results, or of none
-    yield "id", schema.values(persons["annotation_id"]).tolist(), np.full(len(dataset), own)
+    yield "id", _columns.scalars(schema.values(persons["annotation_id"])), np.full(len(dataset), own)
 
 
 def _apart(dataset: ds.Dataset, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -173,15 +173,15 @@ def _scalars(
     scored = schema.valid(persons["score"])
     perfect = ~scored & ~ours
     losses.add("score", int(perfect.sum()), "people without a score are written with 1")
-    scores = _columns.column_scalars(persons["score"], style.get("annotations.score"))
-    yield "score", [1 if made else s for s, made in zip(scores, perfect.tolist(), strict=True)], scored | perfect
+    scores = np.where(perfect, 1.0, schema.values(persons["score"], missing=0))
+    yield "score", _columns.scalars(scores, style.get("annotations.score")), scored | perfect
     boxes = schema.valid(persons["bbox"]) & (ours | ~schema.valid(persons["keypoints"]))
     yield "bbox", _columns.column_lists(persons["bbox"], style.get("annotations.bbox")), boxes
     for key in ("area", "track_id", "num_keypoints", "iscrowd"):
         items = _columns.column_scalars(persons[key], style.get(f"annotations.{key}"))
         yield key, items, schema.valid(persons[key]) & ours
-    shapes, present = _coco_write.segmentations(persons, style)
-    yield "segmentation", shapes, present & ours
+    for key, shapes, present in _coco_write.segmentations(persons, style):
+        yield key, shapes, present & ours
 
 
 _UNTOLD = (

@@ -138,12 +138,42 @@ def test_extras_hold_any_object(rows):
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 9)), max_size=6))
 def test_assemble(rows):
-    """Rows are put together from columns and extras; what is absent stays absent."""
+    """Rows are put together from columns and extras; what is absent stays absent; a column's key in extras wins."""
     keys = ["a", "b"]
-    columns = [(key, [row.get(key) for row in rows], np.array([key in row for row in rows], bool)) for key in keys]
-    texts = [json.dumps({"c": row["c"]}) if "c" in row else None for row in rows]
-    found = _columns.assemble(len(rows), columns, pa.array(texts, pa.string()))
-    assert json.loads(_columns.document(found)) == rows
+    columns = []
+    for key in keys:
+        values = np.array([row.get(key, 0) for row in rows], np.int64)
+        columns.append((key, _columns.scalars(values), np.array([key in row for row in rows], bool)))
+    texts = [
+        json.dumps({"c": row["c"]} | ({"a": "own"} if row["c"] == 3 else {})) if "c" in row else None for row in rows
+    ]
+    wanted = [row | ({"a": "own"} if row.get("c") == 3 else {}) for row in rows]
+    for pure in ("", "1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KPDATA_PURE_PYTHON", pure)
+            found = _columns.assemble(len(rows), columns, pa.array(texts, pa.string()))
+        assert json.loads(_columns.document(found)) == wanted
+        assert [json.loads(piece) for piece in found.pieces()] == wanted
+
+
+@given(st.lists(st.lists(st.lists(MIXED, max_size=3), max_size=3), max_size=5), st.sampled_from([None, "float"]))
+def test_numbers_as_text(rows, style):
+    """Lists and lists of lists of any numbers, empty ones too, woven both ways: every value in its place."""
+    inner = [numbers for row in rows for numbers in row]
+    flat = np.array([number for numbers in inner for number in numbers], np.float64)
+    lengths, counts = [np.array(list(map(len, items)), np.int64) for items in (inner, rows)]
+    deep = _columns.Texts(_columns.LISTS, _columns.lists(flat, lengths, style).body, lengths, counts)
+    everybody = np.ones(len(rows), bool)
+    for pure in ("", "1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KPDATA_PURE_PYTHON", pure)
+            woven = _columns.assemble(
+                len(rows), [("x", deep, everybody), ("n", _columns.scalars(counts), everybody)], None
+            )
+            single = _columns.assemble(len(inner), [("x", _columns.lists(flat, lengths, style), lengths >= 0)], None)
+        assert [row["x"] for row in json.loads(_columns.document(woven))] == rows
+        assert [row["n"] for row in json.loads(_columns.document(woven))] == counts.tolist()
+        assert [row["x"] for row in json.loads(_columns.document(single))] == inner
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([1, 3])), max_size=6, unique_by=lambda pair: pair[0]))
