@@ -111,9 +111,9 @@ def texts(items: Sequence[Any]) -> Texts:
         return raw([dump(item) for item in items])
     # A quote inside of a text is written \", so that `","` stands between two texts only.
     found = [b'"%b"' % text for text in whole.split(b'","')] if strings else []
-    if all(isinstance(item, str) for item in items):
-        return raw(found)
-    return raw([text if isinstance(item, str) else dump(item) for item, text in zip(items, found, strict=True)])
+    for row in [row for row, item in enumerate(items) if not isinstance(item, str)]:
+        found[row] = b"null" if items[row] is None else dump(items[row])
+    return raw(found)
 
 
 def _joined(flat: NDArray[np.float64], style: str | None) -> bytes:
