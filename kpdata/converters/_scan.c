@@ -555,9 +555,19 @@ typedef struct {
 static const char *numbers_end(Strand *t, int64_t count) {
     const char *p = t->p;
     if (!count) return p;
+    while (t->end - p >= 8 && count > 1) { /* eight bytes at a time, as long as the last comma is further on */
+        uint64_t eight;
+        memcpy(&eight, p, 8);
+        eight ^= 0x2C2C2C2C2C2C2C2CULL;
+        uint64_t others = ((eight & 0x7F7F7F7F7F7F7F7FULL) + 0x7F7F7F7F7F7F7F7FULL) | eight | 0x7F7F7F7F7F7F7F7FULL;
+        int commas = __builtin_popcountll(~others);
+        if (commas >= count) break;
+        count -= commas;
+        p += 8;
+    }
     for (;;) {
         const char *comma = memchr(p, ',', (size_t)(t->end - p));
-        if (!--count) return comma ? comma : (p < t->end ? t->end : NULL);
+        if (!--count) return comma ? comma : (t->p < t->end ? t->end : NULL);
         if (!comma) return NULL;
         p = comma + 1;
     }
