@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,10 +15,14 @@ from typer.testing import CliRunner
 from kpdata.cli.main import app
 from kpdata.cli.synth import TARGETS
 from kpdata.converters import FORMATS
+from kpdata.eval.comparison import PEOPLE
+from kpdata.eval.failures import FAILURES, MATCHES
+from kpdata.eval.suspects import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # the app is a group
 CLI = ROOT / "docs" / "cli.md"
+EVALUATION = ROOT / "docs" / "evaluation.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
@@ -97,14 +102,77 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
         assert_known(words)
 
 
-def test_the_examples_of_the_command_line_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bash blocks of docs/cli.md, one after the other in an empty folder: each line exits 0."""
-    monkeypatch.chdir(tmp_path)
-    lines = command_lines(CLI)
-    assert {words[0] for words in lines} == set(COMMANDS)
-    for words in lines:
+def printed(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the commands of a page's bash blocks print, one after the other in an empty folder: each exits 0."""
+    monkeypatch.chdir(folder)
+    output = ""
+    for words in command_lines(page):
         done = CliRunner().invoke(app, words, prog_name="kpdata")
         assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}"
+        output += done.output
+    return output
+
+
+def test_the_examples_of_the_command_line_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bash blocks of docs/cli.md run, and no command is without one."""
+    assert {words[0] for words in command_lines(CLI)} == set(COMMANDS)
+    printed(CLI, tmp_path, monkeypatch)
+
+
+def test_the_evaluator_prints_what_the_pages_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text blocks of docs/evaluation.md and the README are lines that the commands of the former print."""
+    lines = printed(EVALUATION, tmp_path, monkeypatch).splitlines()
+    shown = "".join(blocks(EVALUATION, "text") + blocks(ROOT / "README.md", "text")).splitlines()
+    assert len(shown) > 10
+    assert [line for line in shown if line not in lines and line.strip() not in ("", "…")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("matches", MATCHES), ("failures", FAILURES), ("suspects", SCHEMA), ("people", PEOPLE)]
+)
+def test_columns_of_the_tables_are_documented(name: str, table: Any) -> None:
+    """Names, order and types of the Parquet files' columns are those of the program."""
+    page = EVALUATION.read_text(encoding="utf-8").replace("\\", "")
+    body = re.search(rf"^\| column of {name} .*?\n\|[- |]+\n(.*?)\n\n", page, re.M | re.S)
+    assert body
+    rows = [line.split("|")[1:3] for line in body[1].splitlines()]
+    documented = [(column.strip(" `"), kind.strip()) for column, kind in rows]
+    assert documented == [(field.name, str(field.type).replace("item: ", "")) for field in table]
+
+
+NAMED = {"stats", "sigmas", "skeletons", "intervals"}  # objects whose keys are names of numbers or skeletons
+
+
+def keys(value: Any, own: bool = True) -> set[str]:
+    """All keys of the JSON objects in a value; `own`: also those of the outermost."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if not isinstance(value, dict):
+        return set()
+    inside = (keys(inner, key not in NAMED) for key, inner in value.items() if key != "rows")
+    return (set(value) if own else set()).union(*inside)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval made/predictions.json --json --why --bootstrap 2 --slice size",
+        "eval made/predictions.json --json --metric pck",
+        "compare made/predictions.json worse/predictions.json --bootstrap 2 --json",
+    ],
+)
+def test_keys_of_the_json_are_documented(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key of `--json` without its place in docs/evaluation.md."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("made --jitter 0", "worse --jitter 0.3"):
+        CliRunner().invoke(app, shlex.split(f"synth {folder} -n 8 --size 160x120 --seed 7 --no-pictures"))
+    result = json.loads(CliRunner().invoke(app, shlex.split(command)).stdout)
+    found = keys(result) - set(result["stats"])  # a column of `per_keypoint` bears the name of its number
+    page = EVALUATION.read_text(encoding="utf-8")
+    told = set(re.findall(r"`([^`\n]+)`", page.split("## The JSON")[1].split("## Speed")[0]))
+    told |= {f"{kind}{name}{end}" for kind in ("", "cumulative_") for name in told for end in ("", "_gain")}
+    assert {"stats", "notes", "files"} <= found
+    assert found - told == set()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
@@ -126,3 +194,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link of a page is a file or folder of the repository."""
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings(page: Path) -> None:
+    """What stands after # in a relative link is a heading of that page, spelt as GitHub spells it."""
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for target, anchor in links:
+        text = (page.parent / target if target else page).read_text(encoding="utf-8")
+        titles = [re.sub(r"[^\w\- ]", "", line.lower()) for line in re.findall(r"^#+ (.+)$", text, re.M)]
+        assert anchor in [title.replace(" ", "-") for title in titles]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kpdata.cli import console, options, reading
-from kpdata.cli.sides import Gt, Metric, Sigmas, annotated, ground_truth, predicted
+from kpdata.cli import console, options, reading, sides
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from kpdata.eval.comparison import Comparison
+    from kpdata.eval.evaluation import Evaluation
 
 First = Annotated[
     Path, typer.Argument(metavar="A", help="Predictions of the one model, any format with scores.", show_default=False)
 ]
 Second = Annotated[Path, typer.Argument(metavar="B", help="Predictions of the other.", show_default=False)]
+Like = Annotated[
+    str | None,
+    typer.Option("--as", metavar="TOOL", help="xtcocotools: score as mmpose's evaluator. The metric's official."),
+]
 Resamples = Annotated[
     int, typer.Option("--bootstrap", metavar="N", min=1, help="Resamples of the images, the same for both.")
 ]
@@ -41,9 +45,14 @@ People = Annotated[
 def compare(
     first: First,
     second: Second,
-    gt: Gt = None,
-    metric: Metric = None,
-    skeleton: Sigmas = None,
+    gt: sides.Gt = None,
+    metric: sides.Metric = None,
+    skeleton: sides.Sigmas = None,
+    area: sides.Area = None,
+    like: Like = None,
+    mode: sides.Mode = "strict",
+    unknown_images: sides.UnknownImages = "refuse",
+    max_dets: sides.MaxDets = 20,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     by: By = None,
@@ -58,34 +67,51 @@ def compare(
 
     Example: kpdata compare old.json new.json --gt person_keypoints_val2017.json --people changed.parquet
     """
-    from kpdata import files
     from kpdata.eval.comparison import compare as difference
-    from kpdata.eval.evaluation import evaluate_oks
 
-    if people:
-        files.refuse_existing(people, force)
-    sides = predicted(first), predicted(second)
-    truth_path = ground_truth(first, gt)
-    truth = annotated(truth_path, skeleton)
-    scored = []
-    for path, found in zip((first, second), sides, strict=True):
-        with console.working(f"scoring {path}"), reading.naming(path, truth_path):
-            scored.append(evaluate_oks(truth, found, metric=metric, skeleton=skeleton))
+    sides.expect_choices(mode, unknown_images)
+    truth = sides.ground_truth(first, gt)
+    sides.refuse_outputs({"--people": people}, (first, second, truth), force)
+    a, b = _scored((first, second), truth, {
+        "metric": metric, "skeleton": skeleton, "area": area, "like": like, "mode": mode,
+        "unknown_images": unknown_images, "max_dets": max_dets,
+    })  # fmt: skip
     with console.working(f"{resamples:,} resamples"), reading.naming(first, second):
-        result = difference(scored[0], scored[1], n=resamples, seed=seed, by=by or None)
+        result = difference(a, b, n=resamples, seed=seed, by=by or None)
     if people:
         _save(result.people, people, force)
-    paths = {"a": str(first), "b": str(second), "gt": str(truth_path)}
+    paths = {"a": str(first), "b": str(second), "gt": str(truth)}
+    notes = [*result.notes, *_notes(a, b)]
     if as_json:
-        console.print_json({"metric": scored[0].facts["metric"], **result.to_json(), "files": paths})
-    else:
-        _print(result, paths, scored[0].facts["metric"])
-    said = {name: set(one.notes) for name, one in zip("AB", scored, strict=True)}
-    for note in result.notes:
+        found = {**result.to_json(), "notes": notes}
+        console.print_json({"metric": a.facts["metric"], **found, "files": paths})
+        return
+    _print(result, paths, a.facts["metric"])
+    for note in notes:
         console.warn(note)
-    for note in dict.fromkeys((*scored[0].notes, *scored[1].notes)):
-        whose = [name for name, notes in said.items() if note in notes]
-        console.warn(note if len(whose) == 2 else f"{whose[0]}: {note}")
+
+
+def _scored(predictions: tuple[Path, Path], truth: Path, given: dict[str, Any]) -> list[Evaluation]:
+    """Both files against one ground truth."""
+    from kpdata.eval.evaluation import evaluate_oks
+
+    found = [sides.predicted(path) for path in predictions]
+    gt = sides.annotated(truth, given["skeleton"])
+    scored = []
+    for path, people in zip(predictions, found, strict=True):
+        with console.working(f"scoring {path}"), reading.naming(path, truth):
+            scored.append(evaluate_oks(gt, people, **given))
+    return scored
+
+
+def _notes(a: Evaluation, b: Evaluation) -> list[str]:
+    """The notes of both; of one alone with its name."""
+    of = {"A": a.notes, "B": b.notes}
+    notes = []
+    for note in dict.fromkeys((*a.notes, *b.notes)):
+        whose = [name for name, said in of.items() if note in said]
+        notes.append(note if len(whose) == 2 else f"{whose[0]}: {note}")
+    return notes
 
 
 def _print(result: Comparison, paths: dict[str, str], metric: str) -> None:

@@ -17,6 +17,7 @@ from kpdata.errors import KpdataError
 
 if TYPE_CHECKING:
     from kpdata.dataset import Dataset
+    from kpdata.eval.evaluation import Evaluation
 
 FORMATS = ("coco", "crowdpose", "mpii", "lsp", "labelme")
 
@@ -27,7 +28,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The same seed gives the same demo.")] = 7,
     force: options.Force = False,
 ) -> None:
-    """Try everything: make people, take them through five formats and back, check, evaluate, and draw.
+    """Try everything: make people, take them through five formats and back, check, evaluate, explain, and draw.
 
     Example: kpdata demo my-demo
     """
@@ -39,12 +40,13 @@ def demo(
     truth = _make(data, images, seed)
     _round_trips(data, images, seed)
     _check(truth)
-    predictions = _score(data, truth, seed)
+    predictions, result = _score(data, truth, seed)
+    _explain(target, data, result)
     _draw(target, data, truth, predictions)
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {target}/people.png first, then try:")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Open {target}/report.html in a browser, then try:")
     for line in (
         f"kpdata info {data}/people.kp",
-        f"kpdata eval {data}/predictions.json",
+        f"kpdata eval {data}/predictions.json --bootstrap 1000 --slice occlusion",
         f"kpdata convert {data}/labelme people.json --from labelme --to coco --allow-lossy",
     ):
         print(f"  {line}")
@@ -116,9 +118,10 @@ def _check(truth: Dataset) -> None:
     print(f"   {told} (`kpdata validate` says which)")
 
 
-def _score(data: Path, truth: Dataset, seed: int) -> Dataset:
+def _score(data: Path, truth: Dataset, seed: int) -> tuple[Dataset, Evaluation]:
     """Simulated predictions with known errors, scored; the official evaluator is asked too."""
-    from kpdata import converters, evaluate
+    from kpdata import converters
+    from kpdata.eval import evaluate_oks
     from kpdata.synth import simulate_predictions
 
     _step(4, "Evaluate a made-up model that jitters, swaps, inverts and misses")
@@ -126,7 +129,7 @@ def _score(data: Path, truth: Dataset, seed: int) -> Dataset:
     converters.write(simulate_predictions(truth, seed=seed)[0], path, "coco_results", allow_lossy=True, force=True)
     leave_note(path, "coco.json", force=True)
     predictions = converters.read(path, hashed=False)
-    result = evaluate(converters.read(data / "coco.json", hashed=False), predictions)
+    result = evaluate_oks(converters.read(data / "coco.json", hashed=False), predictions)
     names = list(result.stats)
     console.table(names, [[f"{result.stats[name]:.3f}" for name in names]], right=range(len(names)))
     official = _official(data / "coco.json", path)
@@ -134,7 +137,7 @@ def _score(data: Path, truth: Dataset, seed: int) -> Dataset:
     print(f"   pycocotools says {'the same, to the last bit' if same else f'something else: {official}'}")
     if not same:
         raise KpdataError("kpdata and pycocotools disagree", hint="this is a bug: please report it")
-    return predictions
+    return predictions, result
 
 
 def _official(gt: Path, results: Path) -> list[float]:
@@ -151,13 +154,27 @@ def _official(gt: Path, results: Path) -> list[float]:
     return [float(number) for number in scorer.stats]
 
 
+def _explain(target: Path, data: Path, result: Evaluation) -> None:
+    """Why the numbers are what they are: what would help most, and the page with everything."""
+    _step(5, "Ask what would help the model most")
+    for number, words in enumerate(result.helps(), start=1):
+        print(f"   {number}. {words}")
+    intervals = result.bootstrap(1000)
+    low, high = float(intervals.low[0]), float(intervals.high[0])
+    print(f"   AP is {result.stats['AP']:.3f}; another {result.facts['counts']['images']} pictures could as well have")
+    print(f"   given anything from {low:.3f} to {high:.3f} (95 % interval)")
+    page, subtitle = target / "report.html", "a made-up model against made-up people"
+    result.to_html(page, images=data / "images", intervals=intervals, subtitle=subtitle, n=200, force=True)
+    print(f"   {page}: every keypoint, how it fails, on whom, and the worst people")
+
+
 def _draw(target: Path, data: Path, truth: Dataset, predictions: Dataset) -> None:
     from dataclasses import replace
 
     from kpdata.draw import draw_dataset
     from kpdata.plots import plot_statistics
 
-    _step(5, "Draw what is in it")
+    _step(6, "Draw what is in it")
     # Results name images by id only; the ground truth's table knows their files.
     named: Any = replace(predictions, images=truth.images, datasets={**truth.datasets, **predictions.datasets})
     draw_dataset(truth, data / "images", target / "people.png", limit=12, force=True)

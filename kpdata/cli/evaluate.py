@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kpdata.cli import console, options, reading
-from kpdata.cli.sides import Gt, Metric, Sigmas, annotated, ground_truth, predicted
+from kpdata.cli import console, options, reading, sides
 from kpdata.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -22,24 +22,10 @@ Predictions = Annotated[
     Path,
     typer.Argument(metavar="PREDS", help="Predictions: COCO results, or any format with scores.", show_default=False),
 ]
-Area = Annotated[
-    str | None,
-    typer.Option("--area", metavar="RULE", help="Area of people: file, bbox, bbox*0.53, keypoints. The metric's own."),
-]
 Like = Annotated[
     str | None,
     typer.Option("--as", metavar="TOOL", help="xtcocotools; for PCKh: hrnet, official, mmpose. The metric's official."),
 ]
-Mode = Annotated[
-    str, typer.Option("--mode", metavar="MODE", help="strict: pycocotools with its traps; fixed: without them.")
-]
-UnknownImages = Annotated[
-    str,
-    typer.Option(
-        "--unknown-images", metavar="DO", help="Predictions for images that GT does not list: refuse, ignore."
-    ),
-]
-MaxDets = Annotated[int, typer.Option("--max-dets", metavar="N", min=1, help="Predictions of an image that count.")]
 Threshold = Annotated[
     float | None, typer.Option("--threshold", metavar="T", help="Of PCKh, PCK, PCP, AUC. The metric's usual one.")
 ]
@@ -55,11 +41,16 @@ Resamples = Annotated[
     int,
     typer.Option("--bootstrap", metavar="N", min=0, help="Resamples of the images for 95 % intervals; 1000 is usual."),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same intervals.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", min=0, help="Of --bootstrap: the same seed, the same intervals. 0 unless given."
+    ),
+]
 By = Annotated[
     list[str] | None,
     typer.Option(
-        "--slice", metavar="BY", help="AP by size, labelled, occlusion, crowding, …, or a column; repeatable."
+        "--slice", metavar="BY", help="AP by size, keypoints, occlusion, crowding, …, or a column; repeatable."
     ),
 ]
 Report = Annotated[
@@ -89,19 +80,19 @@ Arrays = Annotated[
 
 def evaluate(
     predictions: Predictions,
-    gt: Gt = None,
-    metric: Metric = None,
-    skeleton: Sigmas = None,
-    area: Area = None,
+    gt: sides.Gt = None,
+    metric: sides.Metric = None,
+    skeleton: sides.Sigmas = None,
+    area: sides.Area = None,
     like: Like = None,
-    mode: Mode = "strict",
-    unknown_images: UnknownImages = "refuse",
-    max_dets: MaxDets = 20,
+    mode: sides.Mode = "strict",
+    unknown_images: sides.UnknownImages = "refuse",
+    max_dets: sides.MaxDets = 20,
     threshold: Threshold = None,
     normalize: Normalize = None,
     why: Why = None,
     resamples: Resamples = 0,
-    seed: Seed = 0,
+    seed: Seed = None,
     by: By = None,
     report: Report = None,
     images: options.Images = None,
@@ -120,49 +111,32 @@ def evaluate(
 
     Example: kpdata eval predictions.json --gt person_keypoints_val2017.json --report why.html
     """
-    from kpdata import files
-    from kpdata.eval import evaluate as score
-
-    outputs = {
-        "--report": report,
-        "--matches": matches,
-        "--failures": failures,
-        "--suspects": suspects,
-        "--arrays": arrays,
-    }
-    for path in filter(None, outputs.values()):
-        files.refuse_existing(path, force)
-    if images and not report:
-        raise typer.BadParameter("--images: only a --report shows pictures")
-    _expect(mode, "--mode", "strict", "fixed")
-    _expect(unknown_images, "--unknown-images", "refuse", "ignore")
-    truth = ground_truth(predictions, gt)
-    sides = annotated(truth, skeleton), predicted(predictions)
-    variant = like if like in ("hrnet", "official", "mmpose") else None
-    with console.working(f"scoring {predictions}"), reading.naming(predictions, truth):
-        result: Any = score(
-            *sides, metric=metric, skeleton=skeleton, area=area, like=None if variant else like,
-            variant=variant, mode=cast(Any, mode), max_dets=max_dets, threshold=threshold, normalize=_length(normalize),
-            unknown_images=cast(Any, unknown_images),
-        )  # fmt: skip
+    outputs = {"--report": report, "--matches": matches, "--failures": failures, "--suspects": suspects}
+    outputs |= {"--arrays": arrays}
+    sides.expect_choices(mode, unknown_images)
+    _expect_company(images, report, seed, resamples)
+    truth = sides.ground_truth(predictions, gt)
+    sides.refuse_outputs(outputs, (predictions, truth), force)
+    result = _scored(predictions, truth, {
+        "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
+        "max_dets": max_dets, "threshold": threshold, "normalize": _length(normalize), **_variant(like),
+    })  # fmt: skip
     paths = {"predictions": str(predictions), "gt": str(truth)}
     if not hasattr(result, "sides"):
-        wanted = [name for name, value in (*outputs.items(), ("--bootstrap", resamples), ("--slice", by)) if value]
-        if wanted:
-            raise EvaluationError(f"{result.metric} has no {' and '.join(wanted)}", hint="--metric oks has")
-        _print_points(result, paths, as_json)
+        _refuse_analyses(result, {**outputs, "--bootstrap": resamples, "--slice": by})
+        _print_points(result, paths, as_json, why is not False)
         return
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
-        intervals = result.bootstrap(resamples, seed=seed) if resamples else None
-        slices = result.slices(by, n=resamples, seed=seed) if by else None
+        intervals = result.bootstrap(resamples, seed=seed or 0) if resamples else None
+        slices = result.slices(by, n=resamples, seed=seed or 0) if by else None
         explained = _explained(result) if (not as_json if why is None else why) and result.sides.parts else {}
-        _save_tables(result, matches, failures, suspects, force)
-        if report:
-            subtitle = f"{predictions.name} against {truth.name}"
-            result.to_html(report, images=images, intervals=intervals, subtitle=subtitle, by=by, force=force)
-            console.status("Wrote", str(report))
+        tables = _tables(result, matches, failures, suspects)
+    _save(tables, force)
     if arrays:
         _save_arrays(result, arrays, force)
+    if report:
+        drawn: dict[str, Any] = {"by": by, "intervals": intervals, "n": resamples, "seed": seed or 0, "images": images}
+        _write_report(result, report, f"{predictions.name} against {truth.name}", drawn, force)
     if as_json:
         more = {"bootstrap": intervals.to_json()} if intervals else {}
         more |= {"slices": slices.to_dict("records")} if slices is not None else {}
@@ -172,9 +146,29 @@ def evaluate(
     _print(result, intervals, explained, slices)
 
 
-def _expect(value: str, option: str, *known: str) -> None:
-    if value not in known:
-        raise typer.BadParameter(f"{option} {value!r}, expected {' or '.join(known)}")
+def _expect_company(images: Path | None, report: Path | None, seed: int | None, resamples: int) -> None:
+    """Wrong usage where an option would do nothing without another one, or names no folder."""
+    if images and not report:
+        raise typer.BadParameter("--images: only a --report shows pictures")
+    if images and not images.is_dir():
+        raise typer.BadParameter(f"--images {images}: there is no such folder")
+    if seed is not None and not resamples:
+        raise typer.BadParameter("--seed: only a --bootstrap N draws anything")
+
+
+def _scored(predictions: Path, truth: Path, given: dict[str, Any]) -> Any:
+    """The Evaluation or PointsEvaluation of two files."""
+    from kpdata.eval import evaluate as score
+
+    found = sides.predicted(predictions)
+    people = sides.annotated(truth, given["skeleton"])
+    with console.working(f"scoring {predictions}"), reading.naming(predictions, truth):
+        return score(people, found, **given)
+
+
+def _variant(like: str | None) -> dict[str, str | None]:
+    """`--as` is one option for two: evaluators that score OKS in their own way, and those of single people."""
+    return {"variant": like} if like in ("hrnet", "official", "mmpose") else {"like": like}
 
 
 def _length(text: str | None) -> str | float | None:
@@ -183,6 +177,13 @@ def _length(text: str | None) -> str | float | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def _refuse_analyses(result: PointsEvaluation, asked: dict[str, Any]) -> None:
+    if wanted := [name for name, value in asked.items() if value]:
+        raise EvaluationError(
+            f"{result.metric} has no {' or '.join(wanted)}", hint="they analyse matches by OKS: --metric oks"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -216,7 +217,8 @@ def _print(result: Evaluation, intervals: Intervals | None, explained: dict[str,
         sigmas = facts["sigma_source"] or "your own"
         print(f"{result.facts['metric']} on {name} ({facts['keypoints']} keypoints), sigmas: {sigmas}")
     print(", ".join(f"{number:,} {what}" for what, number in result.facts["counts"].items()))
-    print(f"area: {result.facts['area']}")
+    print(f"area: {result.facts['area']}; boxes: {', '.join(result.facts['box_sources']) or 'none'}")
+    print(f"size of a prediction: {result.facts['detection_area']}")
     print(f"matching: {result.facts['matching']}")
     print("\n".join(result.lines()))
     if intervals:
@@ -250,26 +252,29 @@ def _print_keypoints(explained: dict[str, Any]) -> None:
     both = ["keypoint"] + (["skeleton"] if "skeleton" in table else [])
     table = table[(table["visibility"] == "all") & (table["keypoint"] != "all")].merge(kinds, on=both)
     worst = table.sort_values("oks_with_missed", kind="stable").head(_MOST).to_dict("records")
-    headers = ("keypoint", "labelled", "OKS", "median px", *_KINDS)
+    # Short words: nine columns have to fit a terminal of 80.
+    headers = ("keypoint", "people", "OKS", "px", "good", "jitter", "invert", "swap", "miss")
     rows = [
         (row["keypoint"], f"{row['labelled_x']:,}" if "labelled_x" in row else f"{row['labelled']:,}",
          _number(row["oks_with_missed"], "{:.3f}"), _number(row["error_px_median"], "{:.1f}"),
-         *(_number(row[f"{kind}_share"], "{:.1%}") for kind in _KINDS))
+         *(_number(row[f"{kind}_share"], "{:.0%}") for kind in _KINDS))
         for row in worst
     ]  # fmt: skip
-    title = "Keypoints, the worst first (OKS: 0 where the person was missed; errors: shares of those found)"
+    title = "Keypoints, the worst first (OKS: 0 where the person was missed; of those found: median px, kinds)"
     console.table(headers, rows, title=title, right=tuple(range(1, len(headers))))
 
 
 def _print_slices(slices: Any) -> None:
     keys = ("AP", "AP50", "AR", "mean_oks", "missed")
+    drawn = slices["AP_low"].notna().any()
     rows = [
         (row["by"], row["slice"], f"{row['people']:,}", *(_number(row[key], "{:.3f}") for key in keys),
-         f"{row['AP_low']:.3f} … {row['AP_high']:.3f}" if row["AP_low"] == row["AP_low"] else "")
+         *([f"{row['AP_low']:.3f} … {row['AP_high']:.3f}" if row["AP_low"] == row["AP_low"] else "–"] if drawn else []))
         for row in slices.to_dict("records")
     ]  # fmt: skip
-    headers = ("by", "slice", "people", "AP", "AP50", "AR", "mean OKS", "missed", "95 % of AP")
-    console.table(headers, rows, title="Slices, the worst first", right=tuple(range(2, len(headers))))
+    headers = ("by", "slice", "people", "AP", "AP50", "AR", "OKS", "missed", *(["95 % of AP"] if drawn else []))
+    title = "Slices, the worst first: the same matches, counted for these people (OKS of those found)"
+    console.table(headers, rows, title=title, right=tuple(range(2, len(headers))))
 
 
 def _number(value: Any, form: str) -> str:
@@ -277,42 +282,64 @@ def _number(value: Any, form: str) -> str:
     return "–" if value is None or value != value else form.format(value)
 
 
-def _print_points(result: PointsEvaluation, paths: dict[str, str], as_json: bool) -> None:
+def _print_points(result: PointsEvaluation, paths: dict[str, str], as_json: bool, why: bool) -> None:
     if as_json:
-        console.print_json({**result.to_json(), "files": paths})
+        found = result.to_json()
+        found = found if why else {key: value for key, value in found.items() if key != "per_keypoint"}
+        console.print_json({**found, "files": paths})
         return
+    facts = result.facts
     print(f"{paths['predictions']} against {paths['gt']}")
-    counts = ", ".join(f"{number:,} {what}" for what, number in result.facts["counts"].items())
-    print(f"{result.metric}; {counts}")
-    print(f"predictions found by: {result.facts['pairing']}")
+    print(f"{result.metric} on {facts['skeleton']}" + (f", as {facts['variant']}" if facts["variant"] else ""))
+    print(", ".join(f"{number:,} {what}" for what, number in facts["counts"].items()))
+    if facts["normalizer"]:
+        print(f"length: {facts['normalizer']['words']}")
+    print(f"predictions found by: {facts['pairing']}")
     print("\n".join(result.lines()))
+    if why:
+        _print_point_keypoints(result)
     for note in result.notes:
         console.warn(note)
+
+
+def _print_point_keypoints(result: PointsEvaluation) -> None:
+    """Each keypoint, or limb, the worst first: shares from below, errors from above."""
+    table = result.per_keypoint()
+    what, names = table.column_names[0], table.column_names[4:]  # after labelled, missing, in_mean
+    unit, factor = ("px", 1.0) if result.metric == "EPE" else ("%", 100.0)
+    sign = -1 if result.metric in ("EPE", "NME") else 1
+    rows = [row for row in table.to_pylist() if row[names[0]] is not None]
+    cells = [
+        (row[what], f"{row['labelled']:,}", f"{row['missing']:,}", *(f"{factor * row[name]:.2f}" for name in names))
+        for row in sorted(rows, key=lambda row: sign * float(row[names[0]]))[:_MOST]
+    ]
+    headers = (what, "labelled", "missing", *(f"{name} [{unit}]" for name in names))
+    console.table(headers, cells, title=f"{what.capitalize()}s, the worst first", right=tuple(range(1, len(headers))))
 
 
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def _save_tables(
-    result: Evaluation, matches: Path | None, failures: Path | None, suspects: Path | None, force: bool
-) -> None:
-    import pyarrow as pa
+def _tables(
+    result: Evaluation, matches: Path | None, failures: Path | None, suspects: Path | None
+) -> list[tuple[Path, pa.Table, str]]:
+    """What is to be written: where, the rows, and what they are."""
+    from kpdata.eval.evaluation import joined
 
-    tables: list[tuple[Path | None, Any, str]] = [
+    wanted: list[tuple[Path | None, Callable[[], pa.Table], str]] = [
         (matches, lambda: result.matches, "detections and people"),
         (failures, result.failures, "people and predictions of nobody"),
-        (suspects, lambda: pa.Table.from_pandas(result.suspects(), preserve_index=False), "suspicious labels"),
+        (suspects, lambda: joined(result.sides, result.suspect_tables()), "suspicious labels"),
     ]
-    for path, make, what in tables:
-        if path:
-            _save(make(), path, what, force)
+    return [(path, make(), what) for path, make, what in wanted if path]
 
 
-def _save(table: pa.Table, path: Path, what: str, force: bool) -> None:
-    from kpdata.eval.failures import write_parquet
+def _save(tables: list[tuple[Path, pa.Table, str]], force: bool) -> None:
+    for path, table, what in tables:
+        from kpdata.eval.failures import write_parquet
 
-    write_parquet(table, path, force=force)
-    console.status("Wrote", f"{path}: {table.num_rows:,} {what}")
+        write_parquet(table, path, force=force)
+        console.status("Wrote", f"{path}: {table.num_rows:,} {what}")
 
 
 def _save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
@@ -323,3 +350,12 @@ def _save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
     with files.replacing(arrays, force=force) as temporary, temporary.open("wb") as handle:
         np.savez(handle, precision=result.curves.precision, recall=result.curves.recall, scores=result.curves.scores)
     console.status("Wrote", f"{arrays}: precision, recall, scores")
+
+
+def _write_report(result: Evaluation, path: Path, subtitle: str, drawn: dict[str, Any], force: bool) -> None:
+    """drawn: the other arguments of `Evaluation.to_html`."""
+    with console.working(f"writing {path}"):
+        blank = result.to_html(path, subtitle=subtitle, force=force, **drawn)
+    console.status("Wrote", str(path))
+    for sentence in blank:
+        console.warn(sentence)

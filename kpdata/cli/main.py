@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from kpdata import __version__
-from kpdata.cli import compare, console, convert, demo, evaluate, info, merge, sigmas, split, synth, validate
+from kpdata.cli import augment, compare, console, convert, demo, evaluate, info, merge, sigmas, split, synth, validate
 from kpdata.errors import KpdataError
 
 
@@ -96,6 +96,7 @@ _add("eval", evaluate.evaluate)
 _add("compare", compare.compare)
 _add("sigmas", sigmas.sigmas)
 _add("synth", synth.synth)
+_add("augment", augment.augment)
 _add("demo", demo.demo)
 
 

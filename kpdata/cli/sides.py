@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,15 +29,62 @@ Metric = Annotated[
         help="oks, crowdpose, wholebody, aic; pckh, pck, pcp, auc, epe, nme. The ground truth's own unless given.",
     ),
 ]  # fmt: skip
+Area = Annotated[
+    str | None,
+    typer.Option("--area", metavar="RULE", help="Area of people: file, bbox, bbox*0.53, keypoints. The metric's own."),
+]
+Mode = Annotated[
+    str, typer.Option("--mode", metavar="MODE", help="strict: pycocotools with its traps; fixed: without them.")
+]
+UnknownImages = Annotated[
+    str,
+    typer.Option(
+        "--unknown-images", metavar="DO", help="Predictions for images that GT does not list: refuse, ignore."
+    ),
+]
+MaxDets = Annotated[int, typer.Option("--max-dets", metavar="N", min=1, help="Predictions of an image that count.")]
+
+
+def expect_choices(mode: str, unknown_images: str) -> None:
+    """Wrong usage where one of the two options is none of its words."""
+    for value, option, known in (
+        (mode, "--mode", ("strict", "fixed")),
+        (unknown_images, "--unknown-images", ("refuse", "ignore")),
+    ):
+        if value not in known:
+            raise typer.BadParameter(f"{option} {value!r}, expected {' or '.join(known)}")
+
+
+def refuse_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path], force: bool) -> None:
+    """What is to be written is no input, no other output, and not there yet (unless with --force).
+
+    outputs: by option; None where it is not given. EvaluationError, wrong usage, DestinationExists.
+    """
+    from kpdata import files
+
+    sources = {path.resolve() for path in inputs}
+    taken: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in sources:
+            raise EvaluationError(f"{option} would overwrite {path}, which it is made from", hint="give another name")
+        if place in taken:
+            raise typer.BadParameter(f"{option} and {taken[place]} are both to be written to {path}")
+        taken[place] = option
+        files.refuse_existing(path, force)
 
 
 def ground_truth(predictions: Path, given: Path | None) -> Path:
     """Where the ground truth is: the option, `kpdata.toml`, or the note beside the predictions.
 
-    EvaluationError names all three.
+    EvaluationError names all three; FormatError where the predictions are not there.
     """
     if given is not None:
         return given
+    if not predictions.exists():
+        raise FormatError(predictions, "there is no such file or folder")
     here = Path.cwd()
     for config in (folder / "kpdata.toml" for folder in (here, *here.parents)):
         if config.is_file() and (found := _configured(config)):

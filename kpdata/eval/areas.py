@@ -24,6 +24,7 @@ from kpdata.errors import EvaluationError
 from kpdata.eval.oks import Bools, Floats, Ints
 
 RULES = ("file", "bbox", "bbox×0.53", "keypoints")
+OWN_SHARE = 0.53
 OWN_RULE = "box×0.53"  # `area_kind` of data sets without areas whose own evaluator takes bbox×0.53: CrowdPose
 _ALIASES = {"bbox*0.53": "bbox×0.53", "bboxx0.53": "bbox×0.53"}
 _FILE, _BOX, _CROWDPOSE, _KEYPOINTS, _NONE = 0, 1, 2, 3, -1
@@ -98,7 +99,7 @@ def _measured(gt: Dataset, chosen: Ints, field: Floats, labelled: Ints) -> Float
     boxes = schema.matrix(gt.persons["bbox"], 4)
     whole = boxes[:, 2] * boxes[:, 3]
     values: Floats = np.select(
-        [chosen == _FILE, chosen == _BOX, chosen == _CROWDPOSE], [field, whole, whole * 0.53], 0.0
+        [chosen == _FILE, chosen == _BOX, chosen == _CROWDPOSE], [field, whole, whole * OWN_SHARE], 0.0
     )
     for name, rows in gt.groups():
         mine = rows[(chosen[rows] == _KEYPOINTS) & (labelled[rows] > 0)]

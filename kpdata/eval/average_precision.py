@@ -71,7 +71,7 @@ def _curves(matches: Matches, who: Ints, a: int, truths: int, params: Params) ->
     for t in range(shape[0]):
         # Few are matched: only they can differ from what `inside` says, and only they are looked at.
         at = np.flatnonzero((matches.matched[a, t] >= 0)[who])
-        true, counted = _outcome(matches, matches.matched[a, t, who[at]], a, inside[at], params.mode)
+        true, counted = outcome(matches, matches.matched[a, t, who[at]], a, inside[at], params.mode)
         counted_so_far = inside_so_far[at] + np.cumsum(counted.astype(np.int64) - inside[at])
         hits = at[true]
         found = np.arange(1, len(hits) + 1)
@@ -86,7 +86,7 @@ def _curves(matches: Matches, who: Ints, a: int, truths: int, params: Params) ->
     return precision, recall, scores
 
 
-def _outcome(matches: Matches, matched: Ints, a: int, inside: Bools, mode: Mode) -> tuple[Bools, Bools]:
+def outcome(matches: Matches, matched: Ints, a: int, inside: Bools, mode: Mode) -> tuple[Bools, Bools]:
     """(D,) which detections are true positives, and which count at all (true or false positives).
 
     A match with an ignored person is ignored; an unmatched detection of another size too. pycocotools stores the

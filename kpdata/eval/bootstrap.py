@@ -13,16 +13,16 @@ make the intervals too narrow.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kpdata.errors import EvaluationError
-from kpdata.eval.average_precision import _outcome
+from kpdata.eval.average_precision import outcome
 from kpdata.eval.matching import Matches
 from kpdata.eval.oks import Bools, Floats, Ints, Params
 from kpdata.eval.part import Part
@@ -43,9 +43,9 @@ _CELLS_AT_ONCE = 1 << 18  # weights in the hand at once: half a megabyte, so tha
 
 @dataclass(frozen=True)
 class Intervals:
-    """The ten numbers with what chance may have made of them.
+    """The C numbers (COCO's ten, unless they are of several groups) with what chance may have made of them.
 
-    estimate, low, high (10,) in the order of `names`; samples (n, 10), NaN where a resample has nothing to average (no
+    estimate, low, high (C,) in the order of `names`; samples (n, C), NaN where a resample has nothing to average (no
     large person drawn): such samples take no part in the interval. An interval of a number that is -1 is NaN.
     """
 
@@ -87,6 +87,16 @@ def bootstrap(parts: Part | Sequence[Part], n: int = 1000, seed: int = 0, level:
     samples = pick(*resampled(curves, images, params.recall_thresholds, n, seed), cells)
     low, high = percentiles(samples, level)
     return Intervals(NAMES, np.where(np.isnan(estimate), -1.0, estimate), low, high, samples, level, seed)
+
+
+def side_by_side(numbers: Mapping[str, tuple[Intervals, int]]) -> Intervals:
+    """Columns of several Intervals of the same settings as one, by new names."""
+    first = next(iter(numbers.values()))[0]
+    estimate, low, high = (
+        np.array([getattr(of, field)[i] for of, i in numbers.values()]) for field in ("estimate", "low", "high")
+    )
+    samples = np.stack([of.samples[:, i] for of, i in numbers.values()], axis=1)
+    return replace(first, names=tuple(numbers), estimate=estimate, low=low, high=high, samples=samples)
 
 
 def check_settings(n: int, seed: int, level: float) -> None:
@@ -197,8 +207,8 @@ def curves_of(
         ranges = []
         for a, rows in enumerate(people):
             truths = np.bincount(np.searchsorted(images, matches.gt_image_id[rows]), minlength=len(images))
-            outcome = _outcomes(matches, params, a, who)
-            ranges.append(_range(truths.astype(np.int32), image, *outcome, loose, float(shares[a, c])))
+            counts = _outcomes(matches, params, a, who)
+            ranges.append(_range(truths.astype(np.int32), image, *counts, loose, float(shares[a, c])))
         out.append(Curves(image[loose.all(axis=0)], tuple(ranges)))
     return out
 
@@ -206,7 +216,7 @@ def curves_of(
 def _outcomes(matches: Matches, params: Params, a: int, who: Ints) -> tuple[Bools, Bools]:
     """(T, D) which detections are right, and which count."""
     inside = ~matches.dt_outside[a, who]
-    found = [_outcome(matches, matched[who], a, inside, params.mode) for matched in matches.matched[a]]
+    found = [outcome(matches, matched[who], a, inside, params.mode) for matched in matches.matched[a]]
     true, counted = zip(*found, strict=True)
     return np.stack(true), np.stack(counted)
 

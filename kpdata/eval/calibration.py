@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from kpdata import schema
 from kpdata.errors import EvaluationError
-from kpdata.eval.average_precision import _outcome, accumulate
+from kpdata.eval.average_precision import accumulate, outcome
 from kpdata.eval.keypoints import sigma_units
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Pairing, Part
@@ -184,7 +184,8 @@ def _thresholds(part: Part) -> tuple[pa.Table, dict[str, float] | None]:
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # of equal scores
     best = score[last[len(last) - 1 - f1[last][::-1].argmax()]]
     right = score[true] if true.any() else score
-    at = np.unique([score[-1], best, *np.quantile(right, np.linspace(0, 1, _STEPS), method="lower")])
+    steps = np.sort(right)[(np.linspace(0, 1, _STEPS) * (len(right) - 1)).astype(np.int64)]
+    at = np.unique([score[-1], best, *steps])
     kept = np.searchsorted(-score, -at, side="right")
     found, all_of = np.cumsum(true)[kept - 1], np.cumsum(counted)[kept - 1]
     each = [_one_category(part, c, whole, at) for c in np.flatnonzero(people).tolist()]
@@ -214,7 +215,7 @@ def _pooled(part: Part, a: int, categories: Bools) -> tuple[Floats, Bools, Bools
     """
     matches, params = part.matches, part.params
     half = int(np.abs(params.iou_thresholds - 0.5).argmin())
-    true, counted = _outcome(matches, matches.matched[a, half], a, ~matches.dt_outside[a], params.mode)
+    true, counted = outcome(matches, matches.matched[a, half], a, ~matches.dt_outside[a], params.mode)
     who = np.flatnonzero(categories[matches.dt_category] & ~np.isnan(matches.dt_score))
     who = who[np.argsort(-matches.dt_score[who], kind="stable")]
     return matches.dt_score[who], true[who], counted[who]
@@ -229,7 +230,7 @@ def _one_category(part: Part, c: int, a: int, at: Floats) -> tuple[Floats, Float
     kept = np.searchsorted(-np.nan_to_num(matches.dt_score[who], nan=-np.inf), -at, side="right")  # (S,)
     ap, ar = np.zeros(len(at)), np.zeros(len(at))
     for matched in matches.matched[a]:
-        true, counted = _outcome(matches, matched[who], a, ~matches.dt_outside[a, who], params.mode)
+        true, counted = outcome(matches, matched[who], a, ~matches.dt_outside[a, who], params.mode)
         ap += _truncated_precision(true, np.cumsum(counted), people, kept, params.recall_thresholds)
         ar += np.append(0, np.cumsum(true))[kept] / people
     return ap / len(matches.matched[a]), ar / len(matches.matched[a])

@@ -206,11 +206,13 @@ def compare(
 
 def _same_ground_truth(a: Evaluation, b: Evaluation) -> tuple[str, ...]:
     """Notes about what makes the two less than comparable. EvaluationError where they are not at all."""
+    if "mAP" in a.stats:
+        raise EvaluationError("AI Challenger's mAP has no intervals", hint="--as xtcocotools gives AP and AR")
     if not a.sides.parts or not b.sides.parts:
         raise EvaluationError("nothing to compare: nobody in the ground truth has keypoints")
     if len(a.sides.parts) != len(b.sides.parts):
         raise EvaluationError("A and B were scored on other skeletons, so that their numbers cannot be compared")
-    notes = []
+    notes = ["AP and AR are those of all 133 keypoints (whole)"] if "whole_AP" in a.stats else []
     for one, two in zip(a.sides.parts, b.sides.parts, strict=True):
         names = one.skeleton.keypoint_names, two.skeleton.keypoint_names
         alike = names[0] == names[1] and np.array_equal(one.params.sigmas, two.params.sigmas)

@@ -231,7 +231,8 @@ def count_people(part: Part, pairing: Pairing) -> pa.Table:
     twice = duplicates(part, pairing, near)
     people = len(pairing.truth) + len(pairing.missed)
     seen = _looked_at(part).dt_rows
-    limit = float(np.quantile(score[seen], 0.8)) if len(seen) else np.inf
+    told = np.nan_to_num(score[seen], nan=np.finfo(np.float64).min)  # the quantile of infinities is no number
+    limit = float(np.quantile(told, 0.8)) if len(seen) else np.inf
     groups = [pairing.detection, pairing.spurious[twice], pairing.spurious[~twice]]
     empty = np.empty(0, np.int64)
     rows: list[tuple[str, int, int, Ints]] = [

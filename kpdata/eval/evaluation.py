@@ -161,23 +161,37 @@ class Evaluation:
         return [slices(p, self.sides.gt, by, n=n, seed=seed, level=level, pairing=found) for p, found in both]
 
     def bootstrap(self, n: int = 1000, *, seed: int = 0, level: float = 0.95) -> Intervals:
-        """Percentile intervals of COCO's ten numbers over resampled images (`bootstrap.bootstrap`).
+        """Percentile intervals of the numbers over resampled images (`bootstrap.bootstrap`), by their names in `stats`.
 
-        EvaluationError for AI Challenger's own measure, which has no such numbers.
+        CrowdPose's levels are resampled each over its own images. EvaluationError for AI Challenger's own measure,
+        which has no such numbers.
         """
-        from kpdata.eval.bootstrap import bootstrap
+        from kpdata.eval.bootstrap import NAMES, bootstrap, side_by_side
 
         if "mAP" in self.stats:
             raise EvaluationError("AI Challenger's mAP has no intervals", hint="--as xtcocotools gives AP and AR")
-        return bootstrap(self.sides.parts, n, seed, level)
+        whole = bootstrap(self.sides.parts, n, seed, level)
+        places = {name: (whole, at) for at, name in enumerate(NAMES) if name in self.stats}
+        groups = _groups(self.sides, protocols.protocol(self.metric, self.facts["like"]), [])
+        if self.metric == "crowdpose":
+            known = [(name, of) for name, of in protocols.CROWD_LEVELS.items() if self.stats[name] >= 0]
+            places |= {name: (bootstrap(groups[of], n, seed, level), 0) for name, of in known}
+        elif self.metric == "wholebody":
+            found = {**{group: bootstrap(parts, n, seed, level) for group, parts in groups.items()}, "whole": whole}
+            places = {f"{of}_{name}": (drawn, at) for of, drawn in found.items() for at, name in enumerate(NAMES)}
+        return side_by_side(places)
 
     def suspects(self, *, least: float = 0.2, limit: int | None = 1000) -> pd.DataFrame:
         """Labels that confident predictions contradict, most suspicious first (`suspects.suspects`)."""
+        return self._frame(self.suspect_tables(least=least, limit=limit))
+
+    def suspect_tables(self, *, least: float = 0.2, limit: int | None = 1000) -> list[pa.Table]:
+        """As `suspects`, an Arrow table for each part."""
         from kpdata.eval.suspects import suspects
 
         both = zip(self.sides.parts, self.pairings, strict=True)
         gt, predictions = self.sides.gt, self.sides.predictions
-        return self._frame([suspects(p, found, gt, predictions, least=least, limit=limit) for p, found in both])
+        return [suspects(p, found, gt, predictions, least=least, limit=limit) for p, found in both]
 
     def helps(self, top: int = 3) -> list[str]:
         """The corrections that would add most to AP, in plain words, most first."""
@@ -198,17 +212,18 @@ class Evaluation:
         intervals: Intervals | None = None,
         subtitle: str = "",
         by: str | Sequence[str] | None = None,
+        n: int = 0,
+        seed: int = 0,
         limit: int = 50,
         force: bool = False,
-    ) -> None:
-        """Write the report: one self-contained page (`report.report`). `by`: the slices it shows."""
+    ) -> list[str]:
+        """Write the report: one self-contained page (`report.report`). `by`: the slices it shows, with intervals of `n`
+        resamples. Gives a sentence about the people whose picture is not in `images`, if there are any."""
         from kpdata.eval import report
 
-        fields = {
-            "subtitle": subtitle, "helps": self.helps(), "failures": self.failures(), "parts": self._sections(by),
-        }  # fmt: skip
-        data = report.from_evaluation(self, intervals=intervals, **fields)
-        report.report(data, path, images=images, limit=limit, force=force)
+        fields = {"subtitle": subtitle, "helps": self.helps(), "failures": self.failures()}
+        data = report.from_evaluation(self, intervals=intervals, parts=self._sections(by, n, seed), **fields)
+        return report.report(data, path, images=images, limit=limit, force=force)
 
     @cached_property
     def _gains(self) -> tuple[pa.Table, ...]:
@@ -219,12 +234,12 @@ class Evaluation:
     def _analysed(self) -> list[tuple[Part, Pairing, KeypointErrors]]:
         return list(zip(self.sides.parts, self.pairings, self.keypoint_errors, strict=True))
 
-    def _sections(self, by: str | Sequence[str] | None) -> list[PartReport]:
+    def _sections(self, by: str | Sequence[str] | None, n: int, seed: int) -> list[PartReport]:
         from kpdata.eval import calibration, errors, keypoints
         from kpdata.eval.report import figures
         from kpdata.eval.report.sections import PartReport
 
-        found = zip(self._analysed(), self._gains, self.slice_tables(by), strict=True)
+        found = zip(self._analysed(), self._gains, self.slice_tables(by, n=n, seed=seed), strict=True)
         return [
             PartReport(
                 skeleton=part.skeleton,
@@ -318,9 +333,12 @@ def evaluate(
     )  # fmt: skip
 
 
+_OPTIONS = {"like": "like (--as)", "variant": "variant (--as)"}
+
+
 def _refuse_options(name: str, metric: str | None, options: Mapping[str, object]) -> None:
     """EvaluationError for options that are given and mean nothing to this metric: none is taken and ignored."""
-    if found := [key for key, value in options.items() if value not in (None, False)]:
+    if found := [_OPTIONS.get(key, key) for key, value in options.items() if value not in (None, False)]:
         why = "" if metric else ", which this ground truth stands for,"
         raise EvaluationError(
             f"the metric {name!r}{why} has no option {' and '.join(found)}",
@@ -378,25 +396,22 @@ def _scored(gt: Dataset, predictions: Dataset, protocol: Protocol, **options: An
     """The numbers by one protocol; options as `prepare`."""
     notes: list[str] = []
     sides = prepare(gt, predictions, notes, protocol=protocol, **options)
-    whole = _joined(sides, (accumulate(part.matches, part.params) for part in sides.parts))
-    groups = _groups(sides, protocol, notes)
+    whole = _joined(sides, sides.parts)
+    groups = {name: _joined(sides, parts) for name, parts in _groups(sides, protocol, notes).items()}
     stats = _stats(sides, protocol, whole, groups)
     notes.extend(remarks.on_missing(stats))
     return Evaluation(stats, whole, sides, tuple(dict.fromkeys(notes)), protocol.name, groups)
 
 
-def _groups(sides: Sides, protocol: Protocol, notes: list[str]) -> dict[str, Curves]:
-    """Curves of CrowdPose's levels and WholeBody's groups; the last of those is the whole, which has them already."""
+def _groups(sides: Sides, protocol: Protocol, notes: list[str]) -> dict[str, tuple[Part, ...]]:
+    """Parts of CrowdPose's levels and WholeBody's groups; the last of those is the whole, which has its own already."""
     if protocol.name == "crowdpose":
         levels = protocols.crowd_levels(sides.gt, notes)
-        return {
-            level: _joined(sides, (protocols.curves_of_images(part, ids) for part in sides.parts))
-            for level, ids in levels.items()
-        }
+        return {level: tuple(protocols.of_images(part, ids) for part in sides.parts) for level, ids in levels.items()}
     if protocol.name == "wholebody":
         people = sides.predictions.persons
         return {
-            group: _joined(sides, (protocols.group_curves(part, people, group, notes) for part in sides.parts))
+            group: tuple(protocols.of_group(part, people, group, notes) for part in sides.parts)
             for group in protocols.GROUPS
             if group != "whole"
         }
@@ -424,10 +439,12 @@ def _grid(max_dets: int) -> Params:
     return Params(sigmas=np.ones(1), max_dets=(max_dets,))
 
 
-def _joined(sides: Sides, of_parts: Iterable[Curves]) -> Curves:
-    """The curves of all parts, each at the place of its categories; a category without people keeps its -1."""
+def _joined(sides: Sides, parts: Iterable[Part]) -> Curves:
+    """The curves of all `sides.parts`, or of what became of them, each at the place of its categories; a category
+    without people keeps its -1."""
     whole = _nothing(len(sides.category_ids), _grid(sides.facts["max_dets"][-1]))
-    for part, curves in zip(sides.parts, of_parts, strict=True):
+    for part in parts:
+        curves = accumulate(part.matches, part.params)
         place = np.searchsorted(sides.category_ids, part.category_ids)
         whole.precision[:, :, place], whole.scores[:, :, place] = curves.precision, curves.scores
         whole.recall[:, place] = curves.recall

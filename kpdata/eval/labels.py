@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kpdata import schema
 from kpdata.dataset import Dataset, lookup
 from kpdata.errors import EvaluationError
+from kpdata.eval.areas import OWN_RULE, OWN_SHARE
 from kpdata.geometry import box_area, box_from_keypoints, box_iou
 from kpdata.skeleton import Skeleton
 
@@ -23,7 +24,7 @@ OVERLAP = 0.5  # intersection over union from which on two boxes of one file are
 # Of two files each box also has to be the other's best, so that a low bar does: a high one would leave out the people
 # whose labels differ most, and make sigmas too small.
 BEST_OVERLAP = 0.25
-_RULES = {"box×0.53": 0.53}  # data sets whose own evaluator takes this share of the box (CrowdPose)
+_SHARES = {OWN_RULE: OWN_SHARE}  # of the box, that data sets take whose own evaluator knows no other area
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ def _labels(bones: Skeleton, arrays: list[NDArray[Any]], person: Ints, how: str,
     if not count.any():
         raise EvaluationError(
             f"none of the {len(count):,} people labelled twice has an area above 0: a sigma is relative to its root",
-            hint="add 'area' (the mask's, in square pixels), or give the share of the box that stands for it",
+            hint="add 'area' (the mask's, in square pixels), or give the share of the box that stands for it "
+            "(--box-share, box_share)",
         )
     if absent := int((~count).sum()):
         notes.append(f"{absent:,} people without an area are left out")
@@ -189,7 +191,7 @@ def _shares(dataset: Dataset, rows: Ints, box_share: float | None) -> Floats:
     names = np.array(schema.texts(dataset.persons["dataset"]), object)[rows]
     share = np.full(len(rows), otherwise)
     for name, facts in dataset.datasets.items():
-        share[names == name] = _RULES.get(str(facts.get("area_kind")), otherwise)
+        share[names == name] = _SHARES.get(str(facts.get("area_kind")), otherwise)
     return share
 
 
@@ -199,7 +201,7 @@ def _area_words(datasets: tuple[Dataset, ...], box_share: float | None) -> str:
     words = ["the area field"] if any(h.any() for h in has) else []
     if "box" in kinds and words:
         words = ["the area field (whole boxes: sigmas come out smaller than with masks)"]
-    share = next((_RULES[kind] for kind in kinds if kind in _RULES), box_share)
+    share = next((_SHARES[kind] for kind in kinds if kind in _SHARES), box_share)
     if not all(h.all() for h in has) and share is not None:
         boxed = all(schema.valid(d.persons["bbox"]).all() for d in datasets)
         words += [f"{share:g} × w × h of the box" + ("" if boxed else ", or of the keypoints' extent without one")]

@@ -48,14 +48,14 @@ def prepare(
     mode: Mode = "strict",
 ) -> Sides:
     """Match everyone: a Part a skeleton. Errors and arguments as `kpdata.evaluate`; sentences go to `notes`."""
-    predictions = _on_the_same_images(gt, predictions, unknown_images, notes)
+    predictions = on_the_same_images(gt, predictions, unknown_images, notes)
     if protocol.name == "oks":
         gt = _body_part(gt, predictions, notes)
     categories = _category_ids(gt, 1)
     image_ids, listed = schema.values(gt.images["image_id"]), _listed_categories(gt, categories)
     chosen = _skeletons(gt, categories, listed, load(skeleton) if isinstance(skeleton, str) else skeleton)
     _require_skeleton(gt, chosen, protocol, notes)
-    found = _category_ids(predictions, listed[0] if len(listed) == 1 else 1)
+    found = _predicted_categories(gt, predictions, listed, notes)
     sizes = areas(gt, np.isin(categories, listed), rule_named(area) if area else protocol.area, notes)
     parts = []
     for bones, name, ids in chosen:
@@ -71,6 +71,7 @@ def prepare(
     scored = sum(int(part.counted().sum()) for part in parts)
     notes.extend(remarks.on_people(gt, sizes, np.isin(categories, listed), scored, protocol, mode))
     notes.extend(remarks.on_counts(parts))
+    notes.extend(remarks.on_nan_truth(parts, protocol, mode))
     notes.extend(remarks.on_predictions(gt, predictions, found, listed, scored, max_dets, protocol))
     if _first_has_box(predictions) and not protocol.greedy_by_person:
         notes.append("results carry a bbox: as in pycocotools its area decides their size range")
@@ -122,7 +123,7 @@ def _matching_words(protocol: Protocol, max_dets: int, mode: Mode) -> str:
 # ---------------------------------------------------------------------------------------------------- bringing together
 
 
-def _on_the_same_images(gt: Dataset, predictions: Dataset, unknown: UnknownImages, notes: list[str]) -> Dataset:
+def on_the_same_images(gt: Dataset, predictions: Dataset, unknown: UnknownImages, notes: list[str]) -> Dataset:
     """Predictions whose image ids are the ground truth's; those of unlisted images are refused or left out.
 
     Ids that are texts, or that a reader numbered, are looked up by source id and file name; other ids as they are.
@@ -161,9 +162,10 @@ def _numbered(dataset: Dataset) -> bool:
 def _matched_by_name(gt: Dataset, predictions: Dataset, unknown: UnknownImages, notes: list[str]) -> Dataset:
     known = schema.values(gt.images["image_id"]).tolist()
     by_name = _names_to_ids(schema.texts(gt.images["file_name"]), known)
-    by_id = {
-        text: number for text, number in zip(schema.texts(gt.images["source_image_id"]), known, strict=True) if text
-    }
+    sources = schema.texts(gt.images["source_image_id"])
+    by_id = {text: number for text, number in zip(sources, known, strict=True) if text}
+    if not _numbered(gt):
+        by_id |= {str(number): number for number, text in zip(known, sources, strict=True) if not text}
     own, missing, strange = schema.values(predictions.images["image_id"]), [], []
     used = np.isin(own, schema.values(predictions.persons["image_id"]))
     moved = own.copy()
@@ -181,7 +183,7 @@ def _matched_by_name(gt: Dataset, predictions: Dataset, unknown: UnknownImages, 
         gone = np.isin(schema.values(predictions.persons["image_id"]), np.array(strange, np.int64))
         predictions = _without(predictions, gone, len(missing), missing[0], notes)
     elif missing:
-        listed = [*by_id, *by_name] or known
+        listed = [*by_name, *by_id]
         why = _why_unmet(gt, predictions)
         raise _unknown_images(len(missing), missing[0], listed, gt.images.num_rows, why=why)
     notes.append("images were matched by source id or file name: the image ids of the two files are not the same kind")
@@ -214,7 +216,8 @@ def _unknown_images(
     count: int, example: Any, listed: list[Any], total: int | None = None, *, why: str = ""
 ) -> EvaluationError:
     shown = f"{len(listed) if total is None else total:,}, such as {listed[0]!r}" if listed else "none"
-    found = f"predictions for {count:,} images that the ground truth does not list, such as {example!r}"
+    images = "1 image" if count == 1 else f"{count:,} images"
+    found = f"predictions for {images} that the ground truth does not list, such as {example!r}"
     return EvaluationError(
         f"{found} (it lists {shown})" + (f"; {why}" if why else ""),
         hint="is it the ground truth of another split? --unknown-images ignore (unknown_images) leaves them out",
@@ -249,6 +252,20 @@ def _listed_categories(gt: Dataset, categories: Ints) -> Ints:
     raw = [row["id"] for d in gt.datasets.values() for row in d.get("categories_raw", ())]
     numbers = [number for number in raw if isinstance(number, int)]
     return np.unique(np.array(numbers, np.int64) if numbers else categories)
+
+
+def _predicted_categories(gt: Dataset, predictions: Dataset, listed: Ints, notes: list[str]) -> Ints:
+    """(M,) category of each prediction: its own, else the only one that there is.
+
+    YOLO counts its classes from 0 and other tools from 1: with one on each side they are the same.
+    """
+    found = _category_ids(predictions, listed[0] if len(listed) == 1 else 1)
+    own = np.unique(found)
+    counted = any(facts.get("source_format") == "yolo" for facts in gt.datasets.values())
+    if not counted or len(listed) != 1 or len(own) != 1 or own[0] == listed[0]:
+        return found
+    notes.append(f"the predictions' category {own[0]} is taken for the ground truth's only class {listed[0]}")
+    return np.full(len(found), listed[0])
 
 
 _Choice = tuple[Skeleton, str, Ints]
@@ -447,7 +464,7 @@ def _scores(people: pa.Table, protocol: Protocol, notes: list[str]) -> Floats:
 
 def _require_columns(people: pa.Table, boxed: bool) -> None:
     """EvaluationError where a prediction has no score or no keypoints, or where some have a box and the first one."""
-    for column, hint in (("score", "are these annotations? every prediction needs a score"),
+    for column, hint in (("score", "are these annotations? every prediction needs a number as 'score'"),
                          ("keypoints", "detector boxes cannot be scored as poses")):  # fmt: skip
         if not (present := schema.valid(people[column])).all():
             first = int(schema.values(people["image_id"])[present.argmin()])

@@ -28,7 +28,7 @@ import pyarrow as pa
 from kpdata import schema
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
-from kpdata.eval.average_precision import Curves, accumulate
+from kpdata.eval.average_precision import Curves
 from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
@@ -173,10 +173,10 @@ def crowd_levels(gt: Dataset, notes: list[str]) -> dict[str, Ints]:
     }
 
 
-def curves_of_images(part: Part, image_ids: Ints) -> Curves:
-    """Curves over some of the images alone, as if the ground truth listed no others."""
+def of_images(part: Part, image_ids: Ints) -> Part:
+    """The part with the matches of some of the images alone, as if the ground truth listed no others."""
     found = match(part.truth, part.detections, image_ids, part.category_ids, part.params)
-    return accumulate(found, part.params)
+    return replace(part, image_ids=image_ids, matches=found)
 
 
 def crowdpose_stats(whole: dict[str, float], levels: dict[str, Curves]) -> dict[str, float]:
@@ -197,9 +197,9 @@ def crowdpose_stats(whole: dict[str, float], levels: dict[str, Curves]) -> dict[
 # ------------------------------------------------------------------------------------------------- WholeBody's groups
 
 
-def group_curves(part: Part, people: pa.Table, group: str, notes: list[str]) -> Curves:
-    """Curves of one group of the 133 keypoints: its own sigmas, scores and drops; the person's area, and the area of
-    detections as for the body.
+def of_group(part: Part, people: pa.Table, group: str, notes: list[str]) -> Part:
+    """The part with the matches of one group of the 133 keypoints: its own sigmas, scores and drops; the person's area,
+    and the area of detections as for the body. All else is that of the 133.
 
     people: the persons table of the predictions, which `part.detection_rows` point into.
     """
@@ -223,7 +223,7 @@ def group_curves(part: Part, people: pa.Table, group: str, notes: list[str]) -> 
         area=part.detections.area[kept],
     )
     params = replace(part.params, sigmas=part.params.sigmas[columns])
-    return accumulate(match(truth, detections, part.image_ids, part.category_ids, params), params)
+    return replace(part, params=params, matches=match(truth, detections, part.image_ids, part.category_ids, params))
 
 
 # ----------------------------------------------------------------------------------------------- AI Challenger's score

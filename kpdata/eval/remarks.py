@@ -28,8 +28,7 @@ def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: P
     small = int((needed & (sizes.values <= 0)).sum())
     whole_boxes = "file" in sizes.rules and any(d.get("area_kind") == "box" for d in gt.datasets.values())
     if not scored:
-        posed = bool((schema.ragged(gt.persons["visibility"])[0] > 0).any())
-        why = "" if posed or not len(gt) else " (nobody has a labelled keypoint)"
+        why = _why_nobody(gt, needed)
         yield f"no person of the ground truth can be scored{why}: nothing to average, so the numbers are -1"
     strict = mode == "strict" and not protocol.greedy_by_person
     if strict and not protocol.xtcocotools and (ids == 0).any():
@@ -42,6 +41,18 @@ def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: P
         yield f"{small:,} people have an area of 0 or less: nearly nothing matches them"
     if whole_boxes:
         yield "the ground truth's area is the whole box: OKS is larger than with mask areas, not comparable with COCO's"
+
+
+def _why_nobody(gt: Dataset, needed: Bools) -> str:
+    """In brackets, where one reason holds for everybody."""
+    crowds = schema.values(gt.persons["iscrowd"], missing=False)
+    reasons = {
+        "it has nobody": not len(gt),
+        "nobody has a labelled keypoint": not (schema.ragged(gt.persons["visibility"])[0] > 0).any(),
+        "nobody is of a category that it lists": not needed.any(),
+        "all are crowds": bool(crowds.all()),
+    }
+    return next((f" ({reason})" for reason, holds in reasons.items() if holds), "")
 
 
 def on_predictions(
@@ -74,6 +85,26 @@ def on_nan(found: Detections, protocol: Protocol, mode: Mode) -> Iterable[str]:
         yield f"{rows:,} predictions hold NaN coordinates: {meaning}"
     if rows := int(np.isnan(found.score).sum()):
         yield f"{rows:,} predictions have NaN for a score: they come last, after the least confident"
+    if rows := int(np.isinf(found.score).sum()):
+        yield f"{rows:,} predictions have an infinite score: they come before or after all others, in the file's order"
+
+
+def on_nan_truth(parts: Iterable[Part], protocol: Protocol, mode: Mode) -> Iterable[str]:
+    """People that count whose area or labelled keypoints are NaN or infinite, and what becomes of them."""
+    rows = sum(int((_unmeasurable(part) & part.counted()).sum()) for part in parts)
+    if not rows:
+        return
+    meaning = "as in pycocotools NaN matches any prediction"
+    if mode == "fixed" or protocol.greedy_by_person:
+        meaning = "nothing matches them"
+    yield f"{rows:,} people of the ground truth have an area or labelled keypoints that are no numbers: {meaning}"
+
+
+def _unmeasurable(part: Part) -> Bools:
+    """(N,) people with NaN or infinity in their area or a labelled keypoint."""
+    nowhere = ~np.isfinite(part.truth.keypoints).all(axis=2) & part.truth.labelled
+    unmeasurable: Bools = nowhere.any(axis=1) | ~np.isfinite(part.truth.area)
+    return unmeasurable
 
 
 def on_counts(parts: Iterable[Part]) -> Iterable[str]:
@@ -92,7 +123,13 @@ def trapped(sides: Sides) -> tuple[str, ...]:
     zero = any((part.truth.annotation_id == 0).any() for part in sides.parts)
     twice = any(len(np.unique(p.truth.annotation_id)) < len(p.truth.annotation_id) for p in sides.parts)
     nan = any(np.isnan(part.detections.keypoints).any() for part in sides.parts)
-    found = {"annotation id 0": zero, "repeated annotation ids": twice, "NaN coordinates": nan}
+    odd = any((_unmeasurable(part) & part.counted()).any() for part in sides.parts)
+    found = {
+        "annotation id 0": zero,
+        "repeated annotation ids": twice,
+        "NaN coordinates": nan,
+        "NaN in the ground truth": odd,
+    }
     return tuple(name for name, met in found.items() if met)
 
 

@@ -94,3 +94,21 @@ def test_what_cannot_be_compared(run, made, worse):
     done = run("compare", a, worse, "--gt", made / "crowdpose.json")
     assert done.code == 1
     assert "17 keypoints" in done.err
+    done = run("compare", a, worse, "--metric", "aic")
+    assert (done.code, "mAP has no intervals" in done.err) == (1, True)
+    done = run("compare", a, worse, "--people", worse, "--force")
+    assert (done.code, "would overwrite" in done.err) == (1, True)
+
+
+def test_options_of_the_score(run, made, worse, tmp_path):
+    """--unknown-images, --area, --mode and --max-dets mean what they mean to `kpdata eval`; notes are in the JSON."""
+    rows = json.loads(worse.read_bytes())
+    (tmp_path / "b.json").write_text(json.dumps([*rows, {**rows[0], "image_id": 99}]))
+    options = ("--unknown-images", "ignore", "--area", "bbox", "--mode", "fixed", "--max-dets", 2)
+    files = (made / "predictions.json", tmp_path / "b.json", "--gt", made / "coco.json")
+    report = json.loads(run("compare", *files, *options, "--bootstrap", 5, "--json").out)
+    for side, path in zip("ab", files, strict=False):
+        alone = json.loads(run("eval", path, "--gt", made / "coco.json", *options, "--json").out)["stats"]
+        assert report["stats"]["AP"][side] == pytest.approx(alone["AP"], abs=1e-12)
+    assert any(note.startswith("B: 1 predictions for 1 images") for note in report["notes"])
+    assert run("compare", *files, "--mode", "x").code == 2

@@ -7,6 +7,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -145,3 +146,249 @@ def test_empty_predictions(run, made, tmp_path):
     assert json.loads(done.out)["stats"]["AP"] == 0
     done = run("eval", tmp_path / "dt.json", "--gt", made / "coco.json")
     assert "no predictions: AP and AR are 0" in done.err
+
+
+# ------------------------------------------------------------------------------------------------------------ the why
+
+
+def test_why_in_json_and_in_the_table(run, made):
+    """--why adds five lists to --json, and the table of a terminal shows their numbers."""
+    plain = json.loads(run("eval", made / "predictions.json", "--json").out)
+    report = json.loads(run("eval", made / "predictions.json", "--json", "--why").out)
+    assert set(report) - set(plain) == {"helps", "per_keypoint", "errors", "people", "opportunity"}
+    printed = run("eval", made / "predictions.json").out
+    for number, words in enumerate(report["helps"], start=1):
+        assert f"{number}. {words}" in printed
+    kinds = {row["keypoint"]: row for row in report["errors"]}
+    for row in report["per_keypoint"]:
+        if row["visibility"] == "all" and row["keypoint"] != "all":
+            line = next(line for line in printed.splitlines() if line.startswith(f"{row['keypoint']} ")).split()
+            shares = [f"{kinds[row['keypoint']][f'{kind}_share']:.0%}" for kind in ("good", "jitter", "inversion")]
+            assert line[1:4] == [str(row["labelled"]), f"{row['oks_with_missed']:.3f}", f"{row['error_px_median']:.1f}"]
+            assert line[4:7] == shares
+    assert "What would help" not in run("eval", made / "predictions.json", "--no-why").out
+
+
+def test_bootstrap_and_slices(run, made):
+    """Intervals hold the numbers of the score; slices of a size hold everybody once; a seed is repeated."""
+    arguments = ("eval", made / "predictions.json", "--bootstrap", 50, "--slice", "size", "--slice", "image.width")
+    report = json.loads(run(*arguments, "--seed", 3, "--json").out)
+    found = report["bootstrap"]
+    assert (found["resamples"], found["seed"]) == (50, 3)
+    values = {name: row["value"] for name, row in found["intervals"].items()}
+    assert values == pytest.approx(report["stats"], abs=1e-12)
+    assert sum(row["people"] for row in report["slices"] if row["by"] == "size") == report["counts"]["people scored"]
+    assert run(*arguments, "--seed", 3, "--json").out == json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    printed = run(*arguments).out
+    assert "95 % intervals, 50 resamples of the images" in printed
+    assert "Slices, the worst first" in printed
+    assert "95 % of AP" in printed
+    assert "95 % of AP" not in run("eval", made / "predictions.json", "--slice", "size").out
+
+
+def test_report_matches_failures_suspects(run, made, tmp_path):
+    """Four files: a page with the printed numbers and pictures, and tables with a row for each of the people."""
+    names = {"--report": "r.html", "--matches": "m.parquet", "--failures": "f.parquet", "--suspects": "s.parquet"}
+    outputs = [word for option, name in names.items() for word in (option, tmp_path / name)]
+    done = run("eval", made / "predictions.json", *outputs, "--images", made / "images", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page
+    assert f"{report['stats']['AP']:.3f}" in page
+    people, found = report["counts"]["people"], report["counts"]["predictions"]
+    assert pq.read_table(tmp_path / "m.parquet").num_rows == people + found
+    listed = pq.read_table(tmp_path / "f.parquet")["annotation_id"].to_pylist()
+    truth = json.loads((made / "coco.json").read_bytes())["annotations"]
+    assert sorted(one for one in listed if one is not None) == sorted(one["id"] for one in truth)
+    assert {"kind", "keypoint", "words"} <= set(pq.read_table(tmp_path / "s.parquet").column_names)
+    done = run("eval", made / "predictions.json", *outputs)
+    assert (done.code, done.out) == (1, "")
+    assert "exists already" in done.err
+
+
+def test_pictures_that_are_missing_are_counted(run, made, tmp_path):
+    """A folder without the pictures: the page is written, and a note says how many people have none."""
+    (tmp_path / "none").mkdir()
+    done = run("eval", made / "predictions.json", "--report", tmp_path / "r.html", "--images", tmp_path / "none")
+    assert done.code == 0
+    assert "people are shown without their picture" in done.err
+    assert "people are shown without their picture" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_inputs_and_other_outputs_are_not_overwritten(run, made, tmp_path):
+    """Not even with --force: predictions, ground truth, and two options with one file."""
+    predictions = tmp_path / "p.json"
+    predictions.write_bytes((made / "predictions.json").read_bytes())
+    before = predictions.read_bytes()
+    done = run("eval", predictions, "--gt", made / "coco.json", "--report", predictions, "--force")
+    assert done.code == 1
+    assert "--report would overwrite" in done.err
+    assert run("eval", predictions, "--gt", made / "coco.json", "--matches", made / "coco.json", "--force").code == 1
+    assert predictions.read_bytes() == before
+    both = tmp_path / "x.parquet"
+    arguments = ("eval", predictions, "--gt", made / "coco.json", "--matches", both, "--failures", both)
+    assert run(*arguments).code == 2
+    assert not both.exists()
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (("--mode", "x"), "--mode 'x', expected strict or fixed"),
+    (("--unknown-images", "x"), "--unknown-images 'x', expected refuse or ignore"),
+    (("--max-dets", 0), "0 is not in the range"),
+    (("--images", "."), "only a --report shows pictures"),
+    (("--report", "r.html", "--images", "nowhere"), "there is no such folder"),
+    (("--seed", 1), "only a --bootstrap N draws anything"),
+])  # fmt: skip
+def test_wrong_usage(run, made, monkeypatch, tmp_path, given, words):
+    """Exit 2 and the reason; nothing is printed or written."""
+    monkeypatch.chdir(tmp_path)
+    done = run("eval", made / "predictions.json", *given)
+    assert (done.code, done.out) == (2, "")
+    assert words in " ".join(done.err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (("--metric", "x"), "expected one of oks, crowdpose, wholebody, aic, pckh, pck, pcp, auc, epe, nme"),
+    (("--area", "x"), "expected one of file, bbox, bbox×0.53, keypoints"),
+    (("--as", "x"), "no evaluator 'x'"),
+    (("--as", "hrnet"), "no option variant (--as)"),
+    (("--slice", "mood"), "kinds: size, keypoints, occlusion"),
+    (("--threshold", 0.5), "has no option threshold"),
+    (("--normalize", "torso"), "has no option normalize"),
+    (("--metric", "pck", "--mode", "fixed"), "has no option mode"),
+    (("--metric", "pck", "--threshold", -1), "expected a number above 0"),
+    (("--metric", "pck", "--normalize", "nose:nose"), "to itself is 0"),
+    (("--metric", "pck", "--report", "r.html"), "PCK has no --report"),
+    (("--metric", "aic", "--bootstrap", 5), "--as xtcocotools"),
+])  # fmt: skip
+def test_options_that_do_not_fit(run, made, monkeypatch, tmp_path, given, words):
+    """Exit 1 and a sentence: no option is taken and ignored."""
+    monkeypatch.chdir(tmp_path)
+    done = run("eval", made / "predictions.json", *given)
+    assert (done.code, done.out) == (1, "")
+    assert words in done.err
+    assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------------------------------- what is scored
+
+
+def test_area_rules_mode_and_tool_are_named(run, made):
+    """--area, --mode and --as stand in the facts, and another area is called not comparable."""
+    arguments = ("eval", made / "predictions.json", "--json")
+    report = json.loads(run(*arguments, "--area", "bbox*0.53", "--mode", "fixed").out)
+    assert (report["area_rules"], report["mode"]) == (["bbox×0.53"], "fixed")
+    assert any("not comparable" in note for note in report["notes"])
+    assert json.loads(run(*arguments, "--as", "xtcocotools").out)["like"] == "xtcocotools"
+
+
+def test_max_dets(run, made, judge):
+    """One prediction an image: AR is what pycocotools' own matches give when only the best of each image counts."""
+    report = json.loads(run("eval", made / "predictions.json", "--max-dets", 1, "--json").out)
+    truth, counted = judge[0].cocoGt, 0
+    best = [image["dtMatches"][:, :1] for image in judge[0].evalImgs[: len(truth.imgs)] if image is not None]
+    counted = sum((matches > 0).mean() for matches in best if matches.size)
+    people = sum(one["num_keypoints"] > 0 for one in truth.anns.values())
+    assert report["stats"]["AR"] == pytest.approx(counted / people)
+    assert any("not comparable with a leaderboard" in note for note in report["notes"])
+
+
+def test_unknown_images(run, made, tmp_path):
+    """Refused with their number and the way out; ignored, the numbers are those without them."""
+    rows = json.loads((made / "predictions.json").read_bytes())
+    (tmp_path / "dt.json").write_text(json.dumps([*rows, {**rows[0], "image_id": 99}]))
+    arguments = ("eval", tmp_path / "dt.json", "--gt", made / "coco.json", "--json")
+    done = run(*arguments)
+    assert done.code == 1
+    assert all(words in done.err for words in ("99", "--unknown-images ignore", "dt.json", "coco.json"))
+    report = json.loads(run(*arguments, "--unknown-images", "ignore").out)
+    assert report["stats"] == json.loads(run("eval", made / "predictions.json", "--json").out)["stats"]
+    assert any("1 predictions for 1 images" in note for note in report["notes"])
+
+
+def test_image_ids_as_text(run, made, tmp_path):
+    """`"image_id": "1"` finds image 1, and a note says so."""
+    rows = json.loads((made / "predictions.json").read_bytes())
+    (tmp_path / "dt.json").write_text(json.dumps([{**row, "image_id": str(row["image_id"])} for row in rows]))
+    report = json.loads(run("eval", tmp_path / "dt.json", "--gt", made / "coco.json", "--json").out)
+    assert report["stats"] == json.loads(run("eval", made / "predictions.json", "--json").out)["stats"]
+    assert any("not the same kind" in note for note in report["notes"])
+
+
+def test_yolo_ground_truth(run, made):
+    """Its only class 0 is the predictions' only category 1; the area by the box is that of --area bbox*0.53."""
+    found = json.loads(run("eval", made / "predictions.json", "--gt", made / "yolo", "--json").out)
+    by_box = run("eval", made / "predictions.json", "--gt", made / "coco.json", "--area", "bbox*0.53", "--json").out
+    assert found["stats"]["AP"] == pytest.approx(json.loads(by_box)["stats"]["AP"], abs=0.02)
+    assert any("taken for the ground truth's only class 0" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(("change", "ap", "words"), [
+    ({"annotations": []}, -1, "(it has nobody)"),
+    ({"iscrowd": 1}, -1, "(all are crowds)"),
+    ({"keypoints": [0] * 51, "num_keypoints": 0}, -1, "(nobody has a labelled keypoint)"),
+    ({"category_id": 5}, -1, "(nobody is of a category that it lists)"),
+    ({"area": float("nan")}, 0.63, "without the effect of NaN in the ground truth AP is 0.0000"),
+    ({"area": 0}, 0, "AP is 0.000 because the area"),
+])  # fmt: skip
+def test_ground_truth_that_makes_no_score(run, made, tmp_path, change, ap, words):
+    """A number that means nothing comes with its reason."""
+    truth = json.loads((made / "coco.json").read_bytes())
+    people = change.get("annotations", [{**row, **change} for row in truth["annotations"]])
+    (tmp_path / "gt.json").write_text(json.dumps({**truth, "annotations": people}))
+    report = json.loads(run("eval", made / "predictions.json", "--gt", tmp_path / "gt.json", "--json").out)
+    assert report["stats"]["AP"] == pytest.approx(ap, abs=0.06)
+    assert any(words in note for note in report["notes"]), report["notes"]
+
+
+def test_predictions_of_another_category(run, made, tmp_path):
+    """AP is 0 because of the category, and not without a cause."""
+    rows = json.loads((made / "predictions.json").read_bytes())
+    (tmp_path / "dt.json").write_text(json.dumps([{**row, "category_id": 7} for row in rows]))
+    report = json.loads(run("eval", tmp_path / "dt.json", "--gt", made / "coco.json", "--json").out)
+    assert report["notes"][0] == "AP is 0.000 because no prediction has a category_id that the ground truth lists (1)"
+    assert not any("no fault" in note for note in report["notes"])
+
+
+# ------------------------------------------------------------------------------------------------------ single people
+
+
+def test_pck_of_a_length_in_pixels(run, made):
+    """The share of labelled keypoints within threshold × length is counted from the two files."""
+    arguments = ("eval", made / "predictions.json", "--metric", "pck", "--normalize", 40, "--threshold", 0.25)
+    report = json.loads(run(*arguments, "--json").out)
+    assert report["normalizer"] == {"name": "constant", "words": "40 px"}
+    assert 0 < report["stats"]["PCK@0.25"] < 1
+    row = next(row for row in report["per_keypoint"] if row["keypoint"] == "nose")
+    truth = json.loads((made / "coco.json").read_bytes())["annotations"]
+    assert row["labelled"] == sum(one["keypoints"][2] > 0 for one in truth)
+    printed = run(*arguments).out
+    assert "length: 40 px" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("nose "))
+    assert line.split()[-1] == f"{100 * row['PCK@0.25']:.2f}"
+    assert "nose" not in run(*arguments, "--no-why").out
+    assert "per_keypoint" not in json.loads(run(*arguments, "--no-why", "--json").out)
+
+
+def test_pckh_of_published_predictions(run, real_data):
+    """The published table of MPII's validation set, Head to Ankle and mean, and HRNet's weighted mean."""
+    predictions, truth = real_data / "mpii/preds/bearpaw-hg_s8_b1.mat", real_data / "mpii/detections_our_format.mat"
+    report = json.loads(run("eval", predictions, "--gt", truth, "--json").out)
+    columns = ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle", "mean", "total")
+    found = [round(100 * report["stats"][name], 2) for name in columns]
+    assert found == [96.79, 95.19, 90.08, 85.32, 87.48, 84.26, 80.73, 88.64, 89.09]
+    assert report["metric"] == "PCKh"
+
+
+def test_crowdpose_and_wholebody_have_intervals(run, real_data):
+    """Every number that the metric prints has one, by its own name."""
+    crowd, whole = real_data / "crowdpose", real_data / "coco_mmpose4"
+    for predictions, truth in (
+        (crowd / "example_crowdpose_preds.json", crowd / "example_crowdpose_val.json"),
+        (whole / "wholebody_preds_5img.json", whole / "wholebody_val_5img.json"),
+    ):
+        report = json.loads(run("eval", predictions, "--gt", truth, "--bootstrap", 20, "--json").out)
+        values = {name: row["value"] for name, row in report["bootstrap"]["intervals"].items()}
+        assert values == pytest.approx(report["stats"], abs=1e-12)

@@ -546,7 +546,7 @@ def test_images_by_file_name(coco, spelled):
     assert_equal(result, judged(coco, raw, found))
     assert any("file name" in note for note in result.notes)
     named[0]["image_id"] = "elsewhere.jpg"
-    with pytest.raises(EvaluationError, match=r"for 1 images .* 'elsewhere.jpg' \(it lists 2, such as 'val/1.jpg'"):
+    with pytest.raises(EvaluationError, match=r"for 1 image .* 'elsewhere.jpg' \(it lists 2, such as 'val/1.jpg'"):
         ours(raw, named)
 
 

@@ -136,4 +136,6 @@ def _pair(points: Points, chosen: str | tuple[str, str]) -> tuple[str, int, int]
                 f"{bones.name!r} has no keypoint {name!r} to measure a length by",
                 hint="expected two of " + ", ".join(bones.keypoint_names),
             )
+    if chosen[0] == chosen[1]:
+        raise EvaluationError(f"a length from {chosen[0]!r} to itself is 0", hint="expected two keypoints")
     return "pair", bones.keypoint_names.index(chosen[0]), bones.keypoint_names.index(chosen[1])

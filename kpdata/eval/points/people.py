@@ -69,7 +69,7 @@ def pair_people(
     by_order = _in_file_order(gt, rows, predictions, notes)
     if by_order is None:
         # ids of images that a reader numbered, or that are texts, are looked up by name
-        predictions = prepare._on_the_same_images(gt, predictions, unknown_images, notes)
+        predictions = prepare.on_the_same_images(gt, predictions, unknown_images, notes)
     else:
         rows = by_order
     mask = _mask(predictions, bones, notes)

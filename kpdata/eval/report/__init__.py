@@ -58,21 +58,26 @@ class ReportData:
 
 def report(
     data: ReportData, path: Path | str, *, images: Path | str | None = None, limit: int = 50, force: bool = False
-) -> None:
+) -> list[str]:
     """Write the page, in one piece, gzip where the name ends in `.gz`.
 
     images: folder of the pictures; without it people are drawn on blank cards. limit: how many people are shown, the
     worst of each kind. Crops of up to 120 people are large (30 kB each), of more small (8 kB each, so that 1,000
-    people make about 11 MB). Pictures that cannot be read are counted in a sentence. Raises DestinationExists without
-    `force`, WriteError where the disk refuses.
+    people make about 11 MB). Pictures that cannot be read are counted in a sentence, on the page and in what is given
+    back. Raises DestinationExists without `force`, WriteError where the disk refuses.
     """
     files.refuse_existing(Path(path), force)
-    page = render(data, images=None if images is None else Path(images), limit=limit)
-    files.write_bytes(Path(path), page.encode("utf-8", "replace"), force=force)
+    context = _context(data, None if images is None else Path(images), limit)
+    files.write_bytes(Path(path), _page(context).encode("utf-8", "replace"), force=force)
+    return list(context["blank"])
 
 
 def render(data: ReportData, *, images: Path | None = None, limit: int = 50) -> str:
     """The page as text; see `report`."""
+    return _page(_context(data, images, limit))
+
+
+def _page(context: dict[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
@@ -81,7 +86,7 @@ def render(data: ReportData, *, images: Path | None = None, limit: int = 50) -> 
     )
     environment.filters["svg"] = Markup  # only for what `figures` made, which escapes its texts
     template = resources.files("kpdata.eval.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_context(data, images, limit))
+    return environment.from_string(template).render(context)
 
 
 # ----------------------------------------------------------------------------------------------- from an evaluation

@@ -257,6 +257,8 @@ def _reliability(title: str, y_label: str, found: Reliability, what: str) -> dic
     lines = [Line(f"{what} ≥ {at / 100:g}", x, schema.values(found.table[f"share_{at}"])) for at in (50, 75)]
     known = found.ece_50 is not None
     x_range = (0.0, 1.0) if known else (float(low), float(high))
+    if not np.isfinite(x_range).all():
+        return {"title": title, "svg": "", "legend": [], "words": [found.why]}
     words = [found.why] if found.why else []
     if found.ece_50 is not None and found.ece_75 is not None:
         words = [f"On average {100 * found.ece_50:.1f} points beside the dashed line at {what} 0.5, "
@@ -269,6 +271,8 @@ def _thresholds(found: Calibration) -> dict[str, Any] | None:
     if not found.thresholds.num_rows:
         return None
     x = schema.values(found.thresholds["threshold"])
+    if not np.isfinite(x).all():
+        return None
     lines = [Line(name.upper() if name == "f1" else name, x, schema.values(found.thresholds[name]))
              for name in ("precision", "recall", "f1", "AP")]  # fmt: skip
     words = []
