@@ -73,7 +73,7 @@ def same(a: Sample, b: Sample, atol: float = 1e-9) -> None:
 affine_options = st.fixed_dictionaries(
     {
         "rotation": st.floats(-180, 180),
-        "scale": st.floats(0.5, 1.2),
+        "scale": st.floats(0.55, 1.2),
         "translate": st.tuples(st.floats(-12, 12), st.floats(-12, 12)),
         "shear": st.tuples(st.floats(-20, 20), st.floats(-20, 20)),
     }
@@ -89,7 +89,7 @@ def test_affine_blobs(options: dict[str, Any]) -> None:
     alone move its centroid by up to 0.02 px, and OpenCV rounds places to 1 / 32 px.
     """
     transform = t.Affine(**options, size=(150, 150))
-    error = blobs.blob_error(transform)
+    error = blobs.blob_error(transform, sigma=4.0)
     assume(not np.isnan(error))
     linear = np.abs(transform.matrix(blobs.blob_sample(), None)[:2, :2])
     assert error <= (0.02 if np.sort(linear.ravel())[1] > 0.05 else 0.05)
