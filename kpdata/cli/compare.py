@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from kpdata.eval.comparison import Comparison
     from kpdata.eval.evaluation import Evaluation
 
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", metavar="M", help="oks, crowdpose, wholebody: by OKS. The ground truth's own unless given."
+    ),
+]
 First = Annotated[
     Path, typer.Argument(metavar="A", help="Predictions of the one model, any format with scores.", show_default=False)
 ]
@@ -46,7 +52,7 @@ def compare(
     first: First,
     second: Second,
     gt: sides.Gt = None,
-    metric: sides.Metric = None,
+    metric: Metric = None,
     skeleton: sides.Sigmas = None,
     area: sides.Area = None,
     like: Like = None,

@@ -57,7 +57,7 @@ def _unexpected(problem: Exception) -> KpdataError:
 
 app = typer.Typer(
     cls=Commands,
-    help="Human-pose keypoint data: convert, check, split, synthesize and evaluate.",
+    help="Human-pose keypoint data: convert, check, augment and evaluate.",
     epilog="Example: kpdata convert person_keypoints_val2017.json val.kp",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -78,7 +78,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Human-pose keypoint data: convert, check, split, synthesize and evaluate."""
+    """Human-pose keypoint data: convert, check, augment and evaluate."""
 
 
 def _add(name: str, command: Callable[..., None]) -> None:

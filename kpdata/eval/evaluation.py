@@ -256,7 +256,7 @@ class Evaluation:
         ]
 
     def _frame(self, tables: Sequence[pa.Table]) -> pd.DataFrame:
-        frame: pd.DataFrame = joined(self.sides, tables).to_pandas()
+        frame: pd.DataFrame = joined(self.sides, tables).to_pandas(integer_object_nulls=True)
         return frame
 
 
