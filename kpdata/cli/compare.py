@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 Metric = Annotated[
     str | None,
-    typer.Option(
-        "--metric", metavar="M", help="oks, crowdpose, wholebody: by OKS. The ground truth's own unless given."
-    ),
+    typer.Option("--metric", metavar="M", help="oks, crowdpose, wholebody: by OKS. GT's own unless given."),
 ]
 First = Annotated[
     Path, typer.Argument(metavar="A", help="Predictions of the one model, any format with scores.", show_default=False)
