@@ -83,7 +83,7 @@ affine_options = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(affine_options)
 def test_affine_blobs(options: dict[str, Any]) -> None:
-    """A dot drawn at a keypoint is under it after any affine map: to 0.02 px, 0.05 where rows stay rows.
+    """A dot drawn at a keypoint is under it after any affine map: to 0.02 px, 0.05 where rows or columns stay.
 
     Along an axis, whole rows get alike weights, and what bilinear weights do to a blob does not average out: exact ones
     alone move its centroid by up to 0.02 px, and OpenCV rounds places to 1 / 32 px.
@@ -92,7 +92,7 @@ def test_affine_blobs(options: dict[str, Any]) -> None:
     error = blobs.blob_error(transform, sigma=4.0)
     assume(not np.isnan(error))
     linear = np.abs(transform.matrix(blobs.blob_sample(), None)[:2, :2])
-    assert error <= (0.02 if np.sort(linear.ravel())[1] > 0.05 else 0.05)
+    assert error <= (0.02 if linear.min() > 0.05 else 0.05)
 
 
 MIRRORS: list[Any] = [t.HorizontalFlip(1.0), t.VerticalFlip(1.0), t.Transpose(1.0)]
@@ -128,7 +128,7 @@ def test_chains_of_maps_are_one_warp(members: list[Any], seed: int) -> None:
     error = blobs.blob_error(fused, size=(160, 130), seed=seed, sigma=5.0)  # it survives a chain that shrinks
     assume(not np.isnan(error))
     linear = np.abs(fused.matrix(start, fused.draw(start, np.random.default_rng(seed)))[:2, :2])
-    assert error <= (0.02 if np.sort(linear.ravel())[1] > 0.05 else 0.05)
+    assert error <= (0.02 if linear.min() > 0.05 else 0.05)
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.6, 0.49, 0.4, 0.3, 0.2])
