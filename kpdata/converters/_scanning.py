@@ -78,9 +78,15 @@ def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> list[_Part] |
     def work() -> None:
         for number in waiting:
             start, stop = cuts[number]
-            data = rows.data[start:stop]
-            found = compiled.scan(data, 0, len(data), names, wanted, table)
-            parts[number] = None if found is None else _part(data, found)
+            try:
+                data = rows.data[start:stop]
+                found = compiled.scan(data, 0, len(data), names, wanted, table)
+                parts[number] = None if found is None else _part(data, found)
+            except (
+                OSError,
+                MemoryError,
+            ):  # in a thread nobody would hear of it: the long way meets it again, and says so
+                break
             if parts[number] is None:
                 break
 
