@@ -9,6 +9,8 @@ KpdataError                     a sentence, and a hint about what to do; the com
 ├── LossyWrite                  the target format cannot hold all, and nobody said --allow-lossy
 ├── WriteError                  the disk is full, the folder is read-only, …: the old file is still there
 ├── EvaluationError             predictions and ground truth that cannot be scored together
+├── TrainError                  a training, checkpoint or network that cannot start, go on or be loaded
+├── BrowseError                 failures that cannot be shown, or reviews that do not belong to the data
 └── MissingExtra                an optional package is not installed: names the extra that brings it
 """
 
@@ -76,6 +78,14 @@ class WriteError(KpdataError):
 
 class EvaluationError(KpdataError):
     """Ground truth and predictions that cannot be scored together."""
+
+
+class TrainError(KpdataError):
+    """A training, checkpoint or network that cannot start, go on or be loaded."""
+
+
+class BrowseError(KpdataError):
+    """Failures that cannot be shown, or a review that does not belong to the data."""
 
 
 class MissingExtra(KpdataError):

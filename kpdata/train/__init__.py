@@ -1,0 +1,34 @@
+"""Top-down pose networks: HRNet and Simple Baseline, their training, checkpoints, predictions and export.
+
+Nothing is imported before it is asked for: torch and OpenCV come with `pip install 'kpdata[train]'`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kpdata.train.config import Config as Config
+    from kpdata.train.config import SourceConfig as SourceConfig
+    from kpdata.train.spec import NetworkSpec as NetworkSpec
+
+_HOMES = {
+    "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
+    "config": "Config SourceConfig",
+    "models": "build",
+    "predictor": "Predictor",
+    "spec": "NetworkSpec",
+    "training": "train",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME_OF)
