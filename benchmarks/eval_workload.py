@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from benchmarks import workload
 from kpdata import schema
+from kpdata.arrays import lookup
 from kpdata.converters import coco
-from kpdata.dataset import Dataset, lookup
+from kpdata.dataset import Dataset
 from kpdata.synth import synthesize
 from kpdata.synth.predict import simulate_predictions
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import files, schema
+from kpdata.arrays import lookup
 from kpdata.errors import FormatError, SchemaError
 from kpdata.skeleton import Skeleton
 
@@ -343,16 +344,6 @@ def build(
         datasets={name: dict(provenance)},
         blobs=schema.no_blobs() if blobs is None else blobs,
     )
-
-
-def lookup(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M,) position of each `wanted` value in `keys` (unique, any order); -1 where it is not there."""
-    if len(keys) == 0:
-        return np.full(len(wanted), -1)
-    order = np.argsort(keys, kind="stable")
-    place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    found = order[place]
-    return np.where(keys[found] == wanted, found, -1)
 
 
 def _groups(column: pa.ChunkedArray) -> Iterator[tuple[str | None, NDArray[np.int64]]]:

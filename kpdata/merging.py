@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kpdata import dataset as ds
 from kpdata import schema
+from kpdata.arrays import lookup
 from kpdata.errors import SchemaError
 from kpdata.skeleton import Skeleton
 
@@ -145,7 +146,7 @@ def _recategorised(persons: pa.Table, moved: Mapping[Any, int]) -> pa.Table:
     ids, present = schema.values(column).copy(), schema.valid(column)
     numbers = {old: new for old, new in moved.items() if isinstance(old, int)}
     old, new = np.array(list(numbers), np.int64), np.array(list(numbers.values()), np.int64)
-    place = ds.lookup(old, ids)
+    place = lookup(old, ids)
     hit = present & (place >= 0)
     ids[hit] = new[place[hit]]
     extras = schema.texts(persons["extras"])
@@ -234,7 +235,7 @@ def _apart_ids(merged: ds.Dataset, other: ds.Dataset, place: NDArray[np.int64]) 
 def _renumbered(table: pa.Table, key: str, moves: Moves) -> pa.Table:
     """The table with new ids; the source's own spelling of a moved id (a text) leaves the extras."""
     ids = schema.values(table[key])
-    place = ds.lookup(moves[0], ids)
+    place = lookup(moves[0], ids)
     column = schema.fixed(np.where(place >= 0, moves[1][place], ids), pa.int64())
     table = table.set_column(table.schema.get_field_index(key), key, column)
     spelled = {"annotation_id": "id"}.get(key, key)

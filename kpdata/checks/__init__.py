@@ -17,10 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
+from kpdata.arrays import lookup
 from kpdata.checks import keypoints, people
 from kpdata.checks import source as sources
 from kpdata.checks.view import Check, Faults, View
-from kpdata.dataset import Dataset, lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import FormatError, SchemaError
 
 LEVELS = ("error", "warning", "note")

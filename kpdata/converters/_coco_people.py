@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from kpdata import schema
 from kpdata.converters import _json, _rows
 from kpdata.errors import FormatError, SkeletonError
 from kpdata.skeleton import Skeleton, from_category
+from kpdata.threads import in_threads, workers
 
 # COCO-WholeBody's nested layout: body 17, then these groups in this order (data_format.md); numbers a group = 3 x
 # keypoints.
@@ -298,11 +300,20 @@ class Annotations:
         self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]]:
         """`split_keypoints` of these rows."""
-        shape, start = (len(rows), count), 0
+        shape = (len(rows), count)
         xy, flags, thirds = np.empty((*shape, 2)), np.empty(shape, np.int8), np.empty(shape)
-        for block in self._blocks(rows, whole, count):
-            place = slice(start, start := start + len(block))
-            xy[place], flags[place], thirds[place] = split_keypoints(block, self.results)
+        blocks, lock, start = self._blocks(rows, whole, count), threading.Lock(), 0
+
+        def work() -> None:
+            nonlocal start
+            while True:
+                with lock:
+                    if (block := next(blocks, None)) is None:
+                        return
+                    place = slice(start, start := start + len(block))
+                xy[place], flags[place], thirds[place] = split_keypoints(block, self.results)
+
+        in_threads([work] * workers(), size=len(rows))
         return xy, flags, thirds
 
     def _blocks(self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int) -> Iterator[NDArray[np.float64]]:

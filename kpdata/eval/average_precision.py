@@ -12,7 +12,7 @@ import numpy as np
 
 from kpdata.eval.matching import Matches, match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Mode, Params, best_first
-from kpdata.eval.threads import in_threads
+from kpdata.threads import in_threads
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import files, schema
-from kpdata.dataset import lookup
+from kpdata.arrays import lookup
 from kpdata.errors import EvaluationError
 from kpdata.eval.errors import KeypointErrors, Kind, duplicates, proximity
 from kpdata.eval.keypoints import distances, sigma_units

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.areas import OWN_RULE, OWN_SHARE
 from kpdata.geometry import box_area, box_from_keypoints, box_iou

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdata.arrays import isin
 from kpdata.errors import EvaluationError
 from kpdata.eval.oks import (
     MAX_THRESHOLD,
@@ -113,7 +114,7 @@ def _pairs(gt: GroundTruth, dt: Detections, order: Order, params: Params) -> Pai
 
 def _pool(rows: Rows, category_ids: Ints) -> Rows:
     """The same rows with the listed categories made one, and all others another that nobody lists."""
-    pooled = np.where(np.isin(rows.category_id, category_ids), POOLED, POOLED - 1)
+    pooled = np.where(isin(rows.category_id, category_ids), POOLED, POOLED - 1)
     return replace(rows, category_id=pooled)
 
 
@@ -191,7 +192,7 @@ def concatenate(parts: Sequence[Matches]) -> Matches:
 
 def without_images(matches: Matches, image_ids: Ints) -> Matches:
     """The same matches without those of these images; rows stay as they are."""
-    g, d = ~np.isin(matches.gt_image_id, image_ids), ~np.isin(matches.dt_image_id, image_ids)
+    g, d = ~isin(matches.gt_image_id, image_ids), ~isin(matches.dt_image_id, image_ids)
     pairs = g[matches.pair_gt]
     matched = matches.matched[:, :, d]
     columns = {name: getattr(matches, name)[..., g] for name in _GT_COLUMNS} | {

@@ -7,6 +7,7 @@ person's extent (the diagonal of the labelled keypoints' box), where good models
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kpdata import schema, skeleton
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import distinct, isin, lookup, median
+from kpdata.dataset import Dataset
 from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
@@ -104,12 +106,13 @@ def _sample(part: Part, counted: Bools, gt: Dataset, seed: int, step: int = 0) -
     usable = np.flatnonzero(counted & (labelled.sum(1) >= 4))
     image, found_image = lookup(ids, truth.image_id), lookup(ids, found.image_id)
     found_image = np.where(found_image >= 0, found_image + step, -1)
-    both = np.intersect1d(image[usable], found_image)
-    both = both[both >= 0]
+    both = distinct(image[usable])
+    both = both[(both >= 0) & isin(both, found_image)]
     if len(both) > IMAGES:
-        both = np.sort(np.random.default_rng(seed).choice(both, IMAGES, replace=False))
-    usable = usable[np.isin(image[usable], both)]
-    rows = np.flatnonzero(np.isin(found_image, both) & (np.abs(found.keypoints) < _HUGE).all((1, 2)))
+        both = both[sorted(random.Random(seed).sample(range(len(both)), IMAGES))]
+    usable = usable[isin(image[usable], both)]
+    rows = np.flatnonzero(isin(found_image, both))
+    rows = rows[(np.abs(found.keypoints[rows]) < _HUGE).all((1, 2))]
     rows = _best(rows, found_image[rows], found.score[rows])
     placed = (found.keypoints[rows] != 0).any(-1) & part.mask
     rows, placed = rows[placed.sum(1) >= 4], placed[placed.sum(1) >= 4]
@@ -213,7 +216,7 @@ def _sides(part: Part, twin: Floats) -> Iterator[Finding]:
         return
     clear = np.abs(twin[0] - twin[1]) > 0.02  # people seen from the side fit both ways
     better = float(np.mean(twin[1, clear] < twin[0, clear])) if clear.any() else 0.0
-    here, there = (float(np.median(row)) for row in twin)
+    here, there = (float(median(row)) for row in twin)
     if clear.sum() >= PEOPLE and better > 0.7 and there < _FITS and there < _BETTER * here:
         yield Finding(
             f"left and right are exchanged: for {better:.0%} of {int(clear.sum())} people the predictions fit better "
@@ -300,20 +303,20 @@ def _remedies(scene: _Scene, part: Part) -> Iterator[tuple[str, Floats]]:
             f"their coordinates by {factor:.3g}",
             found / factor,
         )
-    shift = np.median(shape.found_centre - shape.centre, axis=0)
+    shift = median(shape.found_centre - shape.centre)
     yield (
         f"predictions are shifted by {shift[0]:+.0f}, {shift[1]:+.0f} px, as by a padding or a crop's corner: subtract "
         "it",
         found - shift,
     )
     size = scene.found_size[shape.detection]
-    stretch = np.median(shape.found_centre / np.maximum(shape.centre, 1) * size, axis=0)
+    stretch = median(shape.found_centre / np.maximum(shape.centre, 1) * size)
     yield (
         f"predictions look as in images resized to about {stretch[0]:.0f} x {stretch[1]:.0f}: scale them back to each "
         "image's size",
         found * (scene.found_size / stretch)[:, None],
     )
-    about = float(np.median(shape.scale * size.max(1)))
+    about = float(median(shape.scale * size.max(1)))
     for side in _INPUTS[np.argsort(np.abs(np.log(_INPUTS / about)))[:3]].tolist() if np.isfinite(about) else ():
         ratio = side / longest
         pad = (side - scene.found_size[:, None] * ratio) / 2
@@ -324,8 +327,8 @@ def _remedies(scene: _Scene, part: Part) -> Iterator[tuple[str, Floats]]:
 
 def _factors(shape: _Shape) -> list[float]:
     """The ratio of places and that of sizes, as they are and rounded to one that people choose."""
-    at = float(np.median(np.hypot(*shape.found_centre.T) / np.maximum(np.hypot(*shape.centre.T), 1)))
-    size = float(np.median(shape.scale))
+    at = float(median(np.hypot(*shape.found_centre.T) / np.maximum(np.hypot(*shape.centre.T), 1)))
+    size = float(median(shape.scale))
     usual = np.array([1 / 8, 1 / 4, 1 / 3, 1 / 2, 2, 3, 4, 8])
     near = usual[np.argsort(np.abs(np.log(usual / max(at, 1e-9))))[:2]]
     return [factor for factor in (at, size, *near.tolist()) if factor > 1e-3]
@@ -390,8 +393,8 @@ def _offset(scene: _Scene, near: tuple[Ints, Ints]) -> Iterator[Finding]:
     gap = gap[np.isfinite(gap).all(1)]
     if len(gap) < 4 * PEOPLE:
         return
-    middle = np.median(gap, axis=0)
-    deviation = np.median(np.abs(gap - middle), axis=0)
+    middle = median(gap)
+    deviation = median(np.abs(gap - middle))
     # Standard error of a median of Gaussian numbers: 1.2533 sigma / sqrt(n), sigma = 1.4826 deviations.
     error = float((1.2533 * 1.4826 * deviation / np.sqrt(len(gap))).max())
     told = f"{middle[0]:+.2f}, {middle[1]:+.2f} px aside of the ground truth (median of {len(gap):,} people)"

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdata.arrays import distinct, isin
 from kpdata.errors import EvaluationError
-from kpdata.eval.threads import WORTH_IT, in_threads, workers
+from kpdata.threads import WORTH_IT, in_threads, workers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -231,7 +232,7 @@ def order_rows(
 
     Scores sort descending and stably: -0.0 ties with 0.0, NaN comes last.
     """
-    images, categories = np.unique(np.asarray(image_ids, np.int64)), np.unique(np.asarray(category_ids, np.int64))
+    images, categories = distinct(np.asarray(image_ids, np.int64)), distinct(np.asarray(category_ids, np.int64))
     gt_rows, gt_group = _order_ground_truth(gt, images, categories, mode)
     group = _groups(dt.image_id, dt.category_id, images, categories)
     rows = np.flatnonzero(group >= 0)
@@ -251,9 +252,9 @@ def resolve_repeated_ids(gt: GroundTruth, image_ids: Ints, category_ids: Ints) -
     place of rows of other images. `match` does this by itself; call it before matching in batches, where the rows of
     an id would be in different batches. Without repeated ids `gt` comes back as it is; a second call changes nothing.
     """
-    if len(np.unique(gt.annotation_id)) == len(gt.annotation_id):
+    if len(distinct(gt.annotation_id)) == len(gt.annotation_id):
         return gt
-    images, categories = np.unique(np.asarray(image_ids, np.int64)), np.unique(np.asarray(category_ids, np.int64))
+    images, categories = distinct(np.asarray(image_ids, np.int64)), distinct(np.asarray(category_ids, np.int64))
     rows, _ = _order_ground_truth(gt, images, categories, "strict")
     return GroundTruth(**{name: getattr(gt, name)[rows] for name in gt.__slots__})
 
@@ -318,7 +319,7 @@ def candidate_pairs(gt: GroundTruth, dt: Detections, order: Order, params: Param
     least = float(np.minimum(params.iou_thresholds, MAX_THRESHOLD).min())
     people = CompactKeypoints.of(gt, order.gt_rows)
     gt_box, odd, sound = _gt_boxes(people, least, params.sigmas)
-    findable = np.flatnonzero((counts > 0) & ~np.isin(order.dt_group, order.gt_group[odd])) if sound else counts[:0]
+    findable = np.flatnonzero((counts > 0) & ~isin(order.dt_group, order.gt_group[odd])) if sound else counts[:0]
 
     def block(start: int, stop: int) -> tuple[Ints, Ints, Floats]:
         d, g = _list_pairs(first[start:stop], counts[start:stop], start)
@@ -389,7 +390,7 @@ def pair_oks(
     count = people.count[g]
     variances = (sigmas * 2) ** 2
     with np.errstate(all="ignore"):
-        for n in np.unique(count).tolist():  # rows of equal length, so that NumPy's own sum adds in its own order
+        for n in distinct(count).tolist():  # rows of equal length, so that NumPy's own sum adds in its own order
             which = np.flatnonzero(count == n)
             step = max(1, TERMS_PER_BLOCK // (n or len(sigmas)))
             for s in range(0, len(which), step):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdata.arrays import isin
 from kpdata.eval.matching import Matches, match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Params
 from kpdata.skeleton import Skeleton
@@ -40,7 +41,7 @@ class Part:
     def counted(self) -> Bools:
         """(N,) people whom somebody can miss: listed, no crowd, with a labelled keypoint."""
         truth = self.truth
-        listed = np.isin(truth.category_id, self.category_ids) & np.isin(truth.image_id, self.image_ids)
+        listed = isin(truth.category_id, self.category_ids) & isin(truth.image_id, self.image_ids)
         return np.asarray(listed & ~truth.iscrowd & (truth.num_keypoints != 0))
 
 

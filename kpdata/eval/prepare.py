@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import distinct, isin, lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError, SchemaError
 from kpdata.eval import protocols, remarks
 from kpdata.eval.areas import Areas, areas, rule_named
@@ -56,7 +57,7 @@ def prepare(
     chosen = _skeletons(gt, categories, listed, load(skeleton) if isinstance(skeleton, str) else skeleton)
     _require_skeleton(gt, chosen, protocol, notes)
     found = _predicted_categories(gt, predictions, listed, notes)
-    sizes = areas(gt, np.isin(categories, listed), rule_named(area) if area else protocol.area, notes)
+    sizes = areas(gt, isin(categories, listed), rule_named(area) if area else protocol.area, notes)
     parts = []
     for bones, name, ids in chosen:
         params = Params(sigmas=_sigmas(bones), max_dets=(max_dets,), mode=mode)
@@ -69,7 +70,7 @@ def prepare(
             matches=match(truth, results, image_ids, ids, params),
         ))  # fmt: skip
     scored = sum(int(part.counted().sum()) for part in parts)
-    notes.extend(remarks.on_people(gt, sizes, np.isin(categories, listed), scored, protocol, mode))
+    notes.extend(remarks.on_people(gt, sizes, isin(categories, listed), scored, protocol, mode))
     notes.extend(remarks.on_counts(parts))
     notes.extend(remarks.on_nan_truth(parts, protocol, mode))
     notes.extend(remarks.on_predictions(gt, predictions, found, listed, scored, max_dets, protocol))
@@ -135,14 +136,14 @@ def on_the_same_images(gt: Dataset, predictions: Dataset, unknown: UnknownImages
     if len(predictions) and (texts or (both_named and (_numbered(gt) or _numbered(predictions)))):
         predictions = _matched_by_name(gt, predictions, unknown, notes)
     of_person = schema.values(predictions.persons["image_id"])
-    ids = np.unique(of_person)
+    ids = distinct(of_person)
     strangers = ids[lookup(schema.values(gt.images["image_id"]), ids) < 0]
     if not len(strangers):
         return predictions
     if unknown == "refuse":
         listed = schema.values(gt.images["image_id"]).tolist()
         raise _unknown_images(len(strangers), int(strangers[0]), listed, why=_why_unmet(gt, predictions))
-    return _without(predictions, np.isin(of_person, strangers), len(strangers), int(strangers[0]), notes)
+    return _without(predictions, isin(of_person, strangers), len(strangers), int(strangers[0]), notes)
 
 
 def _without(predictions: Dataset, strange: Bools, images: int, example: Any, notes: list[str]) -> Dataset:
@@ -167,7 +168,7 @@ def _matched_by_name(gt: Dataset, predictions: Dataset, unknown: UnknownImages, 
     if not _numbered(gt):
         by_id |= {str(number): number for number, text in zip(known, sources, strict=True) if not text}
     own, missing, strange = schema.values(predictions.images["image_id"]), [], []
-    used = np.isin(own, schema.values(predictions.persons["image_id"]))
+    used = isin(own, schema.values(predictions.persons["image_id"]))
     moved = own.copy()
     texts, files = (schema.texts(predictions.images[key]) for key in ("source_image_id", "file_name"))
     for row in np.flatnonzero(used).tolist():
@@ -180,7 +181,7 @@ def _matched_by_name(gt: Dataset, predictions: Dataset, unknown: UnknownImages, 
             strange.append(int(own[row]))
         moved[row] = own[row] if found is None else found
     if missing and unknown == "ignore":
-        gone = np.isin(schema.values(predictions.persons["image_id"]), np.array(strange, np.int64))
+        gone = isin(schema.values(predictions.persons["image_id"]), np.array(strange, np.int64))
         predictions = _without(predictions, gone, len(missing), missing[0], notes)
     elif missing:
         listed = [*by_name, *by_id]
@@ -251,7 +252,7 @@ def _listed_categories(gt: Dataset, categories: Ints) -> Ints:
     """Ascending ids that the ground truth lists; those of its people where it lists none (kpdata's own, LSP, …)."""
     raw = [row["id"] for d in gt.datasets.values() for row in d.get("categories_raw", ())]
     numbers = [number for number in raw if isinstance(number, int)]
-    return np.unique(np.array(numbers, np.int64) if numbers else categories)
+    return distinct(np.array(numbers, np.int64) if numbers else categories)
 
 
 def _predicted_categories(gt: Dataset, predictions: Dataset, listed: Ints, notes: list[str]) -> Ints:
@@ -260,7 +261,7 @@ def _predicted_categories(gt: Dataset, predictions: Dataset, listed: Ints, notes
     YOLO counts its classes from 0 and other tools from 1: with one on each side they are the same.
     """
     found = _category_ids(predictions, listed[0] if len(listed) == 1 else 1)
-    own = np.unique(found)
+    own = distinct(found)
     counted = any(facts.get("source_format") == "yolo" for facts in gt.datasets.values())
     if not counted or len(listed) != 1 or len(own) != 1 or own[0] == listed[0]:
         return found
@@ -278,7 +279,8 @@ def _skeletons(gt: Dataset, categories: Ints, listed: Ints, override: Skeleton |
     for name, rows in gt.groups():
         if name is None:
             continue
-        groups[name] = np.intersect1d(categories[rows], listed)
+        own = distinct(categories[rows])
+        groups[name] = own[isin(own, listed)]
         for number in groups[name].tolist():
             if owner.setdefault(number, name) != name:
                 raise EvaluationError(
@@ -403,7 +405,7 @@ def _poses(people: pa.Table, bones: Skeleton, who: str) -> tuple[Floats, NDArray
         xy = schema.matrix(people["keypoints"], 2 * len(bones)).reshape(-1, len(bones), 2)
         return xy, schema.matrix(people["visibility"], len(bones))
     except SchemaError as error:
-        widths = np.unique(np.diff(schema.ragged(people["visibility"])[1])).tolist()
+        widths = distinct(np.diff(schema.ragged(people["visibility"])[1])).tolist()
         names = ", ".join(name for name in dict.fromkeys(schema.texts(people["skeleton"])) if name)
         raise EvaluationError(
             f"{who} {' and '.join(str(width) for width in widths if width)} keypoints ({names}), expected {len(bones)} "
@@ -427,7 +429,7 @@ def _detections(
     notes: list[str],
 ) -> tuple[Detections, Floats, Ints]:
     """Arrays, keypoint scores (M, K) and rows (M,) of the predictions of these categories."""
-    chosen = np.isin(categories, ids)
+    chosen = isin(categories, ids)
     people = _rows(predictions.persons, chosen)
     boxed = _first_has_box(predictions)
     _require_columns(people, boxed)

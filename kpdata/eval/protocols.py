@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
+from kpdata.arrays import isin
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.average_precision import Curves
@@ -258,7 +259,7 @@ def ai_challenger(parts: tuple[Part, ...]) -> dict[str, float]:
 
 
 def _listed(part: Part, image_id: Ints, category_id: Ints) -> Bools:
-    return np.isin(image_id, part.image_ids) & np.isin(category_id, part.category_ids)
+    return isin(image_id, part.image_ids) & isin(category_id, part.category_ids)
 
 
 def _best_oks(part: Part, people: Ints, gt_at: Ints, found: Ints, dt_at: Ints) -> Floats:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import distinct, isin, lookup
+from kpdata.dataset import Dataset
 from kpdata.eval.areas import Areas
 from kpdata.eval.oks import Bools, Detections, Ints, Mode
 from kpdata.eval.protocols import Protocol
@@ -33,7 +34,7 @@ def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: P
     strict = mode == "strict" and not protocol.greedy_by_person
     if strict and not protocol.xtcocotools and (ids == 0).any():
         yield "a person has annotation id 0: as in pycocotools its match counts as unmatched"
-    if strict and len(np.unique(ids)) < len(ids):
+    if strict and len(distinct(ids)) < len(ids):
         yield "annotation ids repeat: as in pycocotools the last person of an id counts for all"
     if (gt.image_rows() < 0).any():
         yield "people on images that the ground truth does not list are left out"
@@ -61,7 +62,7 @@ def on_predictions(
     """About the predictions: none, categories `found` (M,) that are not `listed`, more than count in an image."""
     if not len(predictions) and scored:
         yield f"no predictions: {'mAP is' if protocol.greedy_by_person else 'AP and AR are'} 0"
-    unlisted = np.unique(found[~np.isin(found, listed)]).tolist()
+    unlisted = distinct(found[~isin(found, listed)]).tolist()
     if unlisted:
         yield f"predictions of categories {unlisted} are left out: the ground truth lists {listed.tolist()}"
     if protocol.greedy_by_person:
@@ -112,7 +113,7 @@ def on_counts(parts: Iterable[Part]) -> Iterable[str]:
     odd = 0
     for part in parts:
         labelled = (part.visibility > 0).any(axis=1)
-        people = np.isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
+        people = isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
         odd += int((people & part.mask.all() & ((part.truth.num_keypoints == 0) == labelled)).sum())
     if odd:
         yield f"{odd:,} people whose num_keypoints is 0 have labelled keypoints, or the reverse: the field decides"
@@ -121,7 +122,7 @@ def on_counts(parts: Iterable[Part]) -> Iterable[str]:
 def trapped(sides: Sides) -> tuple[str, ...]:
     """What of `Params.mode` "strict" these data step into: names of the traps for `on_mending`."""
     zero = any((part.truth.annotation_id == 0).any() for part in sides.parts)
-    twice = any(len(np.unique(p.truth.annotation_id)) < len(p.truth.annotation_id) for p in sides.parts)
+    twice = any(len(distinct(p.truth.annotation_id)) < len(p.truth.annotation_id) for p in sides.parts)
     nan = any(np.isnan(part.detections.keypoints).any() for part in sides.parts)
     odd = any((_unmeasurable(part) & part.counted()).any() for part in sides.parts)
     found = {

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import distinct, isin, lookup, median
+from kpdata.dataset import Dataset
 from kpdata.eval.misfits import Finding, misfits
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
@@ -84,7 +85,7 @@ def unmet_ids(gt: Dataset, predictions: Dataset) -> list[str]:
     ground truth's file names, texts that are its file names without ending or folder.
     """
     listed = schema.values(gt.images["image_id"])
-    own = np.unique(schema.values(predictions.persons["image_id"]))
+    own = distinct(schema.values(predictions.persons["image_id"]))
     texts = schema.texts(predictions.images["source_image_id"])
     if any(texts):
         return _texts_as_names(gt, [text for text in texts if text])
@@ -100,7 +101,7 @@ def unmet_ids(gt: Dataset, predictions: Dataset) -> list[str]:
             )
             break
     numbers = np.array([_number_in(name) for name in schema.texts(gt.images["file_name"])], np.int64)
-    usable = np.unique(numbers[numbers >= 0])
+    usable = distinct(numbers[numbers >= 0])
     if (named := int((lookup(usable, own) >= 0).sum())) > max(shared, 0.9 * len(own)):
         words.append(
             f"{named:,} are the numbers in its file names: the predictions name images by file, the ground truth by "
@@ -148,7 +149,7 @@ def _labels(scene: _Scene) -> Iterator[Finding]:
     yield from _areas(part, counted)
     if not part.mask.all():
         return  # counts of a remapped skeleton are made from the labels
-    listed = np.isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
+    listed = isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
     given, labelled = part.truth.num_keypoints[listed], (part.visibility[listed] > 0).sum(1)
     k = len(part.skeleton)
     if len(given) >= 1 and labelled.any() and not given.any():
@@ -183,13 +184,15 @@ def _areas(part: Part, counted: Bools) -> Iterator[Finding]:
     boxes = extent[:, 2] * extent[:, 3]
     hint = "OKS is a distance relative to the person's area: give 'area' in square pixels, or take the rule bbox×0.53"
     small = float(np.mean(area <= 1))
-    if small > 0.5 and not np.median(boxes) <= 4:  # no box at all is NaN
+    if small > 0.5 and not float(median(boxes)) <= 4:  # no box at all is NaN
         unit = "normalised to the image?" if len(np.unique(area)) > 1 else "a placeholder?"
         yield Finding(f"the area of {small:.0%} of the people is 1 or less ({unit}): no pose can match. {hint}", True)
     elif area.min() == area.max():
         yield Finding(f"all {len(area):,} people have the area {area[0]:g}: numbers mean little. {hint}", False)
     elif (known := boxes > 0).sum() >= FEW:
-        ratio = float(np.median(part.truth.area[rows[known]] / boxes[known]))
+        ratio = float(
+            np.sort(part.truth.area[rows[known]] / boxes[known])[known.sum() // 2]
+        )  # np.median imports numpy.ma
         if ratio < 0.02 or ratio > 50:
             yield Finding(
                 f"areas are {ratio:.2g} times the box around the labelled keypoints (median; COCO's masks: about 1): "
@@ -232,7 +235,7 @@ def _are_corners(xy: Floats, labelled: Bools, box: Floats) -> bool:
     if known.sum() < FEW:
         return False
     given, other = given[known], other[known]
-    return bool(np.mean(possible) > 0.95 and np.mean(other > given) > 0.9 and np.median(other) > 0.3)
+    return bool(np.mean(possible) > 0.95 and np.mean(other > given) > 0.9 and float(median(other)) > 0.3)
 
 
 # --------------------------------------------------------------------------------------------------- the predictions
@@ -271,7 +274,7 @@ def _flags(part: Part) -> Iterator[Finding]:
     """Third values of 0, 1 and 2 are visibilities; all 1 says nothing, and is what many tools write."""
     if not all(_only_flags(part.keypoint_scores[_every(len(part.keypoint_scores), most)]) for most in (100, _ROWS)):
         return
-    values = np.unique(part.keypoint_scores[:, part.mask])
+    values = distinct(part.keypoint_scores[:, part.mask])
     values = values[~np.isnan(values)]
     if _only_flags(values) and values.tolist() not in ([], [1]):
         told = ", ".join(f"{value:g}" for value in values.tolist())
@@ -286,11 +289,22 @@ def _only_flags(values: Floats) -> bool:
     return bool(((values == 0) | (values == 1) | (values == 2) | np.isnan(values)).all())
 
 
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers as if drawn, by the output function of SplitMix64 (Steele et al., OOPSLA 2014).
+
+    Not `np.random`: importing it takes as long as all that is done here.
+    """
+    z = numbers * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
 def _repeats(part: Part) -> int:
     """Predictions equal to an earlier one of their image: rows are compared by a 64-bit sum of their bits."""
     xy = part.detections.keypoints
     bits = xy.reshape(len(xy), -1).view(np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2**63, bits.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    odd = _mixed(np.arange(1, bits.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
     image = part.detections.image_id.astype(np.uint64) * odd[0]
     if _equal(bits[:, 0] * odd[0] + bits[:, 1] * odd[1] + image) <= REPEATED * len(xy):
         return 0  # fewer than are worth a word agree even in their first keypoint
@@ -366,9 +380,10 @@ def _units(scene: _Scene) -> Iterator[Finding]:
 
 
 def _reach(xy: Floats) -> float:
-    """The 99th percentile of |x| and |y|, in px."""
-    finite = np.abs(xy[np.isfinite(xy).all(1)])
-    return float(np.percentile(finite, 99)) if len(finite) else 0.0
+    """The 99th percentile of |x| and |y|, in px (`np.percentile` would import numpy.ma)."""
+    finite = np.abs(xy[np.isfinite(xy).all(1)]).ravel()
+    at = int(0.99 * (len(finite) - 1))
+    return float(np.partition(finite, at)[at]) if len(finite) else 0.0
 
 
 def _no_cause(sides: Sides, ap: float) -> str:
@@ -378,7 +393,7 @@ def _no_cause(sides: Sides, ap: float) -> str:
     pairs = [pair(part) for part in sides.parts]
     found, missed = sum(len(p.truth) for p in pairs), sum(len(p.missed) for p in pairs)
     oks = np.concatenate([p.oks for p in pairs])
-    middle = f" with a median OKS of {np.median(oks):.2f}" if len(oks) else ""
+    middle = f" with a median OKS of {float(median(oks)):.2f}" if len(oks) else ""
     return (
         f"AP is {ap:.3f} and no fault of the files explains it: {found:,} of {found + missed:,} people have a "
         f"prediction within reach (OKS 0.1){middle}; look at some pictures"

@@ -26,7 +26,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval import bootstrap
 from kpdata.eval.matching import Matches

@@ -32,7 +32,8 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints

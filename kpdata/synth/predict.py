@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kpdata import dataset as datasets
 from kpdata import schema
+from kpdata.arrays import lookup
 from kpdata.dataset import Dataset
 from kpdata.errors import SchemaError
 
@@ -102,7 +102,7 @@ def simulate_predictions(
     image_id = np.concatenate([schema.values(dataset.persons["image_id"])[found], false_image])
     real = np.arange(len(row)) < len(found)
     scores = _scores(kinds, len(false_row), score_noise, rng)
-    order = np.lexsort((rng.random(len(row)), datasets.lookup(schema.values(dataset.images["image_id"]), image_id)))
+    order = np.lexsort((rng.random(len(row)), lookup(schema.values(dataset.images["image_id"]), image_id)))
     all_kinds = np.concatenate([kinds, np.zeros((len(false_row), kinds.shape[1]), np.int8)])
     predictions = _as_dataset(dataset, everything[order], scores[order], image_id[order], row[order])
     names = schema.fixed(np.arange(1, len(row) + 1), pa.int64())

@@ -185,7 +185,7 @@ def test_one_based_coordinates(people):
     """A pixel aside in x and y, where predictions are good enough to see it."""
     rng = np.random.default_rng(0)
     predictions, truth = simulate_predictions(people, seed=2, jitter=0, inversion=0, swap=0, miss=0, false_positives=0)
-    from kpdata.dataset import lookup
+    from kpdata.arrays import lookup
 
     rows = lookup(schema.values(people.persons["annotation_id"]), schema.values(truth["gt_annotation_id"]))
     exact = people.keypoints[rows] + rng.normal(0, 1, (len(rows), 17, 2))

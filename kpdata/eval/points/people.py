@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.dataset import Dataset, lookup
+from kpdata.arrays import lookup
+from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError, SchemaError
 from kpdata.eval import prepare
 from kpdata.eval.matching import match

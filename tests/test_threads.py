@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from kpdata.eval import evaluate_arrays, oks, threads
-from kpdata.eval.threads import WORTH_IT, in_threads
+from kpdata import threads
+from kpdata.eval import evaluate_arrays, oks
+from kpdata.threads import WORTH_IT, in_threads
 from tests.eval.test_average_precision import scene
 
 

@@ -1,0 +1,47 @@
+"""Small questions to arrays, answered without a loop and without the imports of NumPy's own answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def lookup(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(M,) position of each `wanted` value in `keys` (unique, any order); -1 where it is not there."""
+    if len(keys) == 0:
+        return np.full(len(wanted), -1)
+    order = np.argsort(keys, kind="stable")
+    place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+    found = order[place]
+    return np.where(keys[found] == wanted, found, -1)
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The different values, sorted, of an array of any shape: `np.unique`, which imports numpy.ma for it (0.05 s)."""
+    ordered = np.sort(values, axis=None)
+    fresh = np.ones(len(ordered), bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return ordered[fresh]
+
+
+def isin(values: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) bool: the value is one of `wanted`. `np.isin` of integers, which may import numpy.ma."""
+    ordered = distinct(wanted)
+    if len(ordered) < 4:
+        found = np.zeros(len(values), bool)
+        for number in ordered.tolist():
+            found |= values == number
+        return found
+    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[place] == values)
+
+
+def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(...) of numbers (N, ...): `np.median` along the first axis (it imports numpy.ma). NaN of none, and with one."""
+    if not len(values):
+        return np.full(values.shape[1:], np.nan)
+    low, high = (len(values) - 1) // 2, len(values) // 2
+    ordered = np.partition(values, [low, high, len(values) - 1], axis=0)  # NaN last
+    return np.asarray(np.where(np.isnan(ordered[-1]), np.nan, (ordered[low] + ordered[high]) / 2))

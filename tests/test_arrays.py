@@ -1,0 +1,40 @@
+"""Questions to arrays of ids: the same answers as NumPy's own, which cost an import."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from kpdata.arrays import distinct, isin, lookup, median
+
+ids = hnp.arrays(np.int64, st.integers(0, 30), elements=st.one_of(st.integers(-3, 9), st.integers(-(2**63), 2**63 - 1)))
+
+
+@given(ids)
+def test_distinct_is_what_numpy_calls_unique(values: np.ndarray) -> None:
+    """The different values, sorted."""
+    assert np.array_equal(distinct(values), np.unique(values))
+
+
+@given(ids, ids)
+def test_isin_is_numpys(values: np.ndarray, wanted: np.ndarray) -> None:
+    """True where the value is one of the wanted, also of none and of ids far apart."""
+    assert np.array_equal(isin(values, wanted), np.isin(values, wanted))
+
+
+@given(ids, ids)
+def test_lookup_finds_each_value_at_its_place(keys: np.ndarray, wanted: np.ndarray) -> None:
+    """The position in the keys, -1 where there is none."""
+    keys = np.unique(keys)[::-1]
+    assert lookup(keys, wanted).tolist() == [keys.tolist().index(w) if w in keys else -1 for w in wanted.tolist()]
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(-1e6, 1e6) | st.just(np.nan)))
+def test_median_is_numpys(values: np.ndarray) -> None:
+    """The middle number or the mean of the two along the first axis, NaN where one is NaN; of nothing NaN."""
+    assert np.array_equal(median(values), np.median(values), equal_nan=True)
+    table = np.stack([values, values[::-1] * 2], axis=1)
+    assert np.array_equal(median(table), np.median(table, axis=0), equal_nan=True)
+    assert np.isnan(median(values[:0]))
