@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
 import pytest
 
 from kpdata import threads
-from kpdata.eval import evaluate_arrays, oks
 from kpdata.threads import WORTH_IT, in_threads
-from tests.eval.test_average_precision import scene
 
 
 def test_results_come_in_order(monkeypatch):
@@ -36,15 +33,3 @@ def test_an_error_reaches_the_caller(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         in_threads([lambda: 1 // 0] * 5, size=WORTH_IT)
     assert threading.active_count() == before
-
-
-def test_threads_do_not_show(coco, monkeypatch):
-    """The curves have the same bits with one thread and with four, in however many pieces."""
-    gt, dt, params = coco.arrays(scene(coco))
-    whole = evaluate_arrays(gt, dt, [1, 2], [1], params)
-    monkeypatch.setattr(threads, "WORTH_IT", 1)
-    monkeypatch.setattr(threads, "workers", lambda: 4)
-    monkeypatch.setattr(oks, "WORTH_IT", 1)
-    monkeypatch.setattr(oks, "workers", lambda: 4)
-    parts = evaluate_arrays(gt, dt, [1, 2], [1], params)
-    assert all(np.array_equal(getattr(whole, n), getattr(parts, n)) for n in ("precision", "recall", "scores"))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kpdata.eval import Params, evaluate_arrays, summarize
+from kpdata import threads
+from kpdata.eval import Params, evaluate_arrays, oks, summarize
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -264,3 +265,15 @@ def test_movenet(coco, real_data, name):
     case = coco.read_case(truth, truth.with_name(f"{name}_results.json"))
     assert coco.by_kpdata(case)[1][0] > 0.1
     assert coco.differences(case) == []
+
+
+def test_threads_do_not_show(coco, monkeypatch):
+    """The curves have the same bits with one thread and with four, in however many pieces."""
+    gt, dt, params = coco.arrays(scene(coco))
+    whole = evaluate_arrays(gt, dt, [1, 2], [1], params)
+    monkeypatch.setattr(threads, "WORTH_IT", 1)
+    monkeypatch.setattr(threads, "workers", lambda: 4)
+    monkeypatch.setattr(oks, "WORTH_IT", 1)
+    monkeypatch.setattr(oks, "workers", lambda: 4)
+    parts = evaluate_arrays(gt, dt, [1, 2], [1], params)
+    assert all(np.array_equal(getattr(whole, n), getattr(parts, n)) for n in ("precision", "recall", "scores"))
