@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from kpdata.errors import MissingExtra
+
 if TYPE_CHECKING:
     from kpdata.train.config import Config as Config
     from kpdata.train.config import SourceConfig as SourceConfig
@@ -27,7 +29,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("torch", "cv2"):
+            raise
+        package = "torch" if missing.name == "torch" else "opencv-python-headless"
+        raise MissingExtra(package, "train", f"kpdata.train.{name}") from missing
 
 
 def __dir__() -> list[str]:
