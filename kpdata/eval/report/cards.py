@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from kpdata.eval.failures import worst_of_each
 from kpdata.eval.report import figures
 from kpdata.skeleton import Skeleton
 
+Window = tuple[int, int, int, int]
 _FEW = 120  # cards up to here have large crops …
 _LARGE, _SMALL = (420, 80), (250, 68)  # … longer side in px, and JPEG quality; a small one takes 6 kB
 _WRONG = 4  # keypoints that a card names
@@ -58,14 +59,22 @@ def cards(
     """
     chosen = schema.take(table, worst_of_each(table, limit))
     rows: list[dict[str, Any]] = chosen.to_pylist()
-    windows = [_window(row) for row in rows]
-    pictures, notes = _pictures(rows, windows, images) if images is not None else ([""] * len(rows), [])
-    many = zip(rows, windows, pictures, strict=True)
-    return [_card(row, skeletons[row["skeleton"]], window, picture) for row, window, picture in many], notes
+    windows = [window(row) for row in rows]
+    side, quality = _LARGE if len(rows) <= _FEW else _SMALL
+    cut, notes = crops(rows, windows, images, side, quality) if images is not None else ([b""] * len(rows), [])
+    many = zip(rows, windows, cut, strict=True)
+    return [_card(row, skeletons[row["skeleton"]], box, data_uri(jpeg)) for row, box, jpeg in many], notes
 
 
-def _window(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom: the whole pixels that the crop box touches, at least two each way."""
+def data_uri(jpeg: bytes) -> str:
+    """A picture inside a page; "" of no bytes."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
+
+
+def window(row: Mapping[str, Any]) -> Window:
+    """left, top, right, bottom of the crop of a failures row: the whole pixels that its box touches, at least two each
+    way. The place `x` of a keypoint is at `x + 0.5 - left` of the crop: a whole number is the middle of a pixel.
+    """
     if row["x0"] is None:
         return 0, 0, 2, 2
     left, top = int(np.floor(row["x0"])), int(np.floor(row["y0"]))
@@ -75,29 +84,33 @@ def _window(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
 # --------------------------------------------------------------------------------------------------------------- crops
 
 
-def _pictures(
-    rows: list[dict[str, Any]], windows: list[tuple[int, int, int, int]], folder: Path
-) -> tuple[list[str], list[str]]:
-    """A data URI for each row ("" where there is none), and what to say of those that have none."""
-    side, quality = _LARGE if len(rows) <= _FEW else _SMALL
+def crops(
+    rows: Sequence[Mapping[str, Any]], windows: Sequence[Window], folder: Path, side: int, quality: int
+) -> tuple[list[bytes], list[str]]:
+    """A JPEG for each row of a failures table (b"" where there is none), and what to say of those that have none.
+
+    rows: need `file_name`, `width`, `height` (of the image, px or None), `x0` (None: no picture). windows: see
+    `window`. side: of the longer side, px, at most; quality: of the JPEG, 1 to 95. Each file is read once.
+    """
     by_file: dict[str | None, list[int]] = {}
     for number, row in enumerate(rows):
-        by_file.setdefault(row["file_name"], []).append(number)
-    out, problems = [""] * len(rows), []
+        if row["x0"] is not None:
+            by_file.setdefault(row["file_name"], []).append(number)
+    out, problems = [b""] * len(rows), []
 
-    def crop(name: str | None) -> str:
+    def cut(name: str | None) -> str:
         numbers = by_file[name]
         try:
-            cut = _crops(_file(folder, name), [rows[n] for n in numbers], [windows[n] for n in numbers], side, quality)
+            found = _cut(_file(folder, name), rows[numbers[0]], [windows[n] for n in numbers], side, quality)
         except FormatError as error:
             return str(error.message)
-        for number, data in zip(numbers, cut, strict=True):
-            out[number] = data
+        for number, jpeg in zip(numbers, found, strict=True):
+            out[number] = jpeg
         return ""
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        problems = [problem for problem in pool.map(crop, by_file) if problem]
-    blank = sum(not data for data in out)
+        problems = [problem for problem in pool.map(cut, by_file) if problem]
+    blank = sum(not jpeg for jpeg in out)
     if not problems:
         return out, []
     return out, [f"{blank:,} of {len(rows):,} people are shown without their picture, such as {problems[0]}"]
@@ -111,15 +124,13 @@ def _file(folder: Path, name: str | None) -> Path:
     return short if not whole.is_file() and short.is_file() else whole
 
 
-def _crops(
-    file: Path, rows: list[dict[str, Any]], windows: list[tuple[int, int, int, int]], side: int, quality: int
-) -> list[str]:
-    """The windows of one picture as JPEG data URIs, their longer side at most `side` px. FormatError: unreadable."""
+def _cut(file: Path, row: Mapping[str, Any], windows: Sequence[Window], side: int, quality: int) -> list[bytes]:
+    """The windows of one picture as JPEGs, their longer side at most `side` px. FormatError: unreadable."""
     from PIL import Image
 
     from kpdata.draw import load_image
 
-    stated = (rows[0]["width"], rows[0]["height"])
+    stated = (row["width"], row["height"])
     size = stated if all(stated) else None
     pixels = load_image(file, size=size)
     scale = (pixels.shape[1] / stated[0], pixels.shape[0] / stated[1]) if size else (1.0, 1.0)
@@ -130,21 +141,21 @@ def _crops(
         fitted = (max(round((box[2] - box[0]) * shrink), 1), max(round((box[3] - box[1]) * shrink), 1))
         inside = box[0] >= 0 and box[1] >= 0 and box[2] <= picture.width and box[3] <= picture.height
         if inside and shrink < 1:
-            cut = picture.resize(fitted, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+            crop = picture.resize(fitted, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
         else:  # beyond the edges a crop is black
             x0, y0, x1, y1 = (round(edge) for edge in box)
-            cut = picture.crop((x0, y0, x1, y1)).resize(fitted, Image.Resampling.BILINEAR)
+            crop = picture.crop((x0, y0, x1, y1)).resize(fitted, Image.Resampling.BILINEAR)
         buffer = io.BytesIO()
-        cut.save(buffer, "JPEG", quality=quality)
-        out.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+        crop.save(buffer, "JPEG", quality=quality)
+        out.append(buffer.getvalue())
     return out
 
 
 # --------------------------------------------------------------------------------------------------------------- cards
 
 
-def _card(row: Mapping[str, Any], skeleton: Skeleton, window: tuple[int, int, int, int], picture: str) -> Card:
-    corner = np.array(window[:2]) - 0.5  # a keypoint's whole number is the middle of a pixel
+def _card(row: Mapping[str, Any], skeleton: Skeleton, box: Window, picture: str) -> Card:
+    corner = np.array(box[:2]) - 0.5  # a keypoint's whole number is the middle of a pixel
     own, theirs = (
         figures.spots(_points(row[name], len(skeleton)) - corner) for name in ("keypoints", "predicted_keypoints")
     )
@@ -158,8 +169,8 @@ def _card(row: Mapping[str, Any], skeleton: Skeleton, window: tuple[int, int, in
         numbers=_numbers(row),
         source=_source(row),
         wrong=_wrong(row, skeleton, wrong),
-        width=window[2] - window[0],
-        height=window[3] - window[1],
+        width=box[2] - box[0],
+        height=box[3] - box[1],
         picture=picture,
         truth_limbs=figures.limbs(own, skeleton.edges),
         truth_dots=figures.dots(own, range(len(own))),
