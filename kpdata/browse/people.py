@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kpdata.eval.failures import FAILURES
+from kpdata import schema
+from kpdata.arrays import lookup
+from kpdata.browse import facts
+from kpdata.browse.annotations import annotation_statistics, annotation_table
+from kpdata.checks.view import View as Arrays
+from kpdata.dataset import Dataset
+from kpdata.errors import BrowseError
+from kpdata.eval.evaluation import Evaluation, evaluate_oks
+from kpdata.eval.failures import FAILURES, KINDS
+from kpdata.eval.oks import Floats, Ints
 from kpdata.skeleton import Skeleton
 
 PEOPLE = pa.schema(
@@ -24,9 +34,10 @@ PEOPLE = pa.schema(
         ("suspicion", pa.float64()),  # 0…1, of the label (eval.suspects); null: nothing contradicts it
         ("suspect", pa.string()),  # what is suspicious, in words
         ("suspect_keypoints", pa.list_(pa.int32())),  # columns
+        ("proposed_keypoints", pa.list_(pa.float64())),  # 2K, px, the suggested label; NaN where it would stay
         ("other_oks", pa.float64()),  # of the same person with the model compared; null: none or not compared
         ("lost", pa.float64()),  # other_oks - oks where the other model found the person better; null: not compared
-        ("loss", pa.float64()),  # of a training's ledger, the last epoch's mean over the person's keypoints; null: none
+        ("loss", pa.float64()),  # of a training's ledger: mean of the keypoints in the last epochs; null: none
         ("findings", pa.string()),  # what the lint says of the person, in words; null: nothing
     ]
 )
@@ -49,7 +60,8 @@ class People:
     table: rows of PEOPLE, worst first. key: identity of the ground truth (a hash of its annotation ids, image ids and
     keypoints): a review says which data it reviewed. stats: the numbers of the evaluation by name, empty without.
     per_keypoint: an Arrow table a skeleton (`keypoints.per_keypoint` of all visibilities together, and counts of the
-    error kinds), for bars. curves: (name, recall, precision) lines at a few OKS thresholds.
+    error kinds), for bars; its last row is "all". Without predictions: keypoint, labelled, occluded, visible.
+    curves: (name, recall, precision) lines at a few OKS thresholds.
     """
 
     table: pa.Table
@@ -62,3 +74,266 @@ class People:
     notes: tuple[str, ...] = ()
     per_keypoint: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[tuple[str, NDArray[np.float64], NDArray[np.float64]], ...] = ()
+
+
+ANNOTATION = "annotation"  # the kind of a row without predictions
+
+
+def gather(
+    gt: Dataset,
+    predictions: Dataset | None = None,
+    *,
+    images: Path | None = None,
+    compare: Dataset | None = None,
+    ledger: Path | None = None,
+    limit: int | None = None,
+    title: str = "",
+    **options: Any,
+) -> People:
+    """Everything that `browse` shows of a ground truth, with predictions or without.
+
+    images: the folder of the pictures. compare: another model's predictions, scored alike. ledger: losses of a training
+    (`facts.losses`). limit: about how many people, the worst of each kind in turn; None: all. options: those of
+    `evaluate_oks` (metric, skeleton, area, mode, unknown_images, like, max_dets).
+
+    Raises BrowseError where there is nobody to show, no picture is found in `images`, or `compare` is given without
+    predictions; EvaluationError where the two cannot be scored together.
+    """
+    from kpdata.browse import views
+
+    if predictions is None and (compare is not None or options):
+        what = "another model to compare with" if compare is not None else f"options {sorted(options)}"
+        raise BrowseError(f"{what}, but no predictions", hint="give the predictions and their ground truth")
+    if limit is not None and limit < 1:
+        raise BrowseError(f"limit {limit}: expected at least 1 person", hint="None shows all")
+    if predictions is None:
+        found = _annotated(gt, images)
+    else:
+        evaluation = _evaluated(gt, predictions, options)
+        other = None if compare is None else _evaluated(gt, compare, options)
+        found = _scored(gt, evaluation, other)
+    table, notes = found.table, list(found.notes)
+    if ledger is not None:
+        table, told = _with_losses(table, ledger)
+        notes.extend(told)
+    if not table.num_rows:
+        raise BrowseError("nobody to show: the dataset has no people with keypoints")
+    whole = table.num_rows
+    table = schema.take(table, worst(table, limit)) if limit is not None and limit < whole else table
+    if table.num_rows < whole:
+        notes.append(f"the worst {table.num_rows:,} of {whole:,} people are shown")
+    if images is not None:
+        notes.extend(missing_pictures(table, images))
+    made = replace(found, table=table, images=images, title=title, notes=tuple(dict.fromkeys(notes)), key=data_key(gt))
+    return replace(made, views=views.views(made))
+
+
+def narrowed(people: People, view: str, limit: int | None = None) -> People:
+    """Only the people of one view, in its order, at most `limit`. BrowseError lists the views that show somebody."""
+    from kpdata.browse import views
+
+    chosen = views.find(people, view)
+    table = schema.take(people.table, chosen.rows[:limit])
+    of = f" of {len(chosen.rows):,}" if len(chosen.rows) > table.num_rows else ""
+    note = f"{table.num_rows:,}{of} people of the view {view!r}: {chosen.sentence}"
+    made = replace(people, table=table, notes=(note, *people.notes))
+    return replace(made, views=views.views(made))
+
+
+def shell(gt: Dataset, title: str) -> People:
+    """Nobody of a ground truth: its key and a title, for what is named by them."""
+    return People(schema.table(PEOPLE, 0, {}), {}, (), data_key(gt), title)
+
+
+def data_key(dataset: Dataset) -> str:
+    """Identity of a ground truth: a hash of annotation ids, image ids, skeletons, keypoints and visibilities.
+
+    The same for the same people in any format that holds them exactly; a moved keypoint changes it.
+    """
+    digest = hashlib.sha256()
+    persons = dataset.persons
+    for name in ("annotation_id", "image_id"):
+        digest.update(facts.missing(persons[name]).astype("<i8").tobytes())
+    for name in ("keypoints", "visibility"):
+        flat, offsets = schema.ragged(persons[name])
+        digest.update(offsets.astype("<i8").tobytes())
+        digest.update((flat.astype("<f8") + 0.0).tobytes() if name == "keypoints" else flat.astype("i1").tobytes())
+    digest.update("|".join(name or "" for name, _ in dataset.groups()).encode())
+    return digest.hexdigest()[:32]
+
+
+# ----------------------------------------------------------------------------------------------------- with predictions
+
+
+def _evaluated(gt: Dataset, predictions: Dataset, options: Mapping[str, Any]) -> Evaluation:
+    from kpdata.eval import protocols
+
+    given = dict(options)
+    if given.get("metric") is None and protocols.choose(gt, predictions, None) in protocols.POINT_METRICS:
+        given["metric"] = "oks"  # MPII and LSP have measures of single people: failures are told by OKS all the same
+    return evaluate_oks(gt, predictions, **given)
+
+
+def _scored(gt: Dataset, evaluation: Evaluation, other: Evaluation | None) -> People:
+    from kpdata.eval.report import precision_recall
+
+    failures = evaluation.failures()
+    count, ids = failures.num_rows, facts.missing(failures["annotation_id"])
+    columns = {name: failures[name] for name in FAILURES.names}
+    columns |= _person_columns(gt, failures) | facts.suspicions(evaluation, failures)
+    found, words, *_ = facts.findings(gt, None)
+    columns["findings"] = _texts(words, lookup(found, ids))
+    if other is not None:
+        columns |= _compared(failures, *facts.oks_of(other))
+    parts = evaluation.sides.parts
+    curves = precision_recall(evaluation.curves, parts[0].params) if parts else ()
+    return People(
+        table=schema.table(PEOPLE, count, columns),
+        skeletons={part.skeleton.name: part.skeleton for part in parts},
+        views=(),
+        key="",
+        stats=dict(evaluation.stats),
+        notes=evaluation.notes,
+        per_keypoint=_per_keypoint(evaluation),
+        curves=tuple((line.name, line.x, line.y) for line in curves),
+    )
+
+
+def _person_columns(gt: Dataset, table: pa.Table) -> dict[str, pa.Array]:
+    """source, crowding, truncated and occluded_share of each row; null where it is nobody's."""
+    arrays = Arrays(gt)
+    crowding, cut, known = facts.surroundings(arrays)
+    rows = lookup(schema.values(gt.persons["annotation_id"]), facts.missing(table["annotation_id"]))
+    image = lookup(schema.values(gt.images["image_id"]), facts.missing(table["image_id"]))
+    sources = np.array([*schema.texts(gt.images["dataset"]), None], object)[image]
+    labelled, hidden = (schema.values(table[name]) for name in ("labelled", "occluded"))
+    some = schema.valid(table["labelled"]) & (labelled > 0)
+    return {
+        "source": schema.repeated(sources.tolist()),
+        "crowding": schema.fixed(facts.pick(crowding, rows), pa.float64(), rows >= 0),
+        "truncated": schema.fixed(
+            facts.pick(cut, rows), pa.bool_(), (rows >= 0) & facts.pick(known, rows).astype(bool)
+        ),
+        "occluded_share": schema.fixed(hidden / np.maximum(labelled, 1), pa.float64(), some),
+    }
+
+
+def _texts(words: list[str], place: Ints) -> pa.Array:
+    return schema.strings([words[i] if i >= 0 else None for i in place.tolist()])
+
+
+def _compared(table: pa.Table, ids: Ints, oks: Floats) -> dict[str, pa.Array]:
+    place = lookup(ids, facts.missing(table["annotation_id"]))
+    theirs, found = facts.pick(oks, place).astype(np.float64), place >= 0
+    lost = theirs - schema.values(table["oks"], missing=0.0)
+    return {
+        "other_oks": schema.fixed(theirs, pa.float64(), found),
+        "lost": schema.fixed(lost, pa.float64(), found & (lost > 0)),
+    }
+
+
+def _per_keypoint(evaluation: Evaluation) -> dict[str, pa.Table]:
+    from kpdata.eval.errors import count_errors
+    from kpdata.eval.keypoints import per_keypoint
+
+    found = {}
+    for part, pairing, errors in zip(
+        evaluation.sides.parts, evaluation.pairings, evaluation.keypoint_errors, strict=True
+    ):
+        measured = per_keypoint(part, pairing).slice(0, len(part.skeleton) + 1)  # of all visibilities together
+        counts = count_errors(part, pairing, errors)
+        for name in counts.schema.names:
+            if name not in measured.schema.names:
+                measured = measured.append_column(counts.schema.field(name), counts[name])
+        found[part.skeleton.name] = measured
+    return found
+
+
+def _with_losses(table: pa.Table, ledger: Path) -> tuple[pa.Table, list[str]]:
+    ids, loss = facts.losses(ledger)
+    place = lookup(ids, facts.missing(table["annotation_id"]))
+    values = facts.pick(loss, place).astype(np.float64)
+    known = (place >= 0) & np.isfinite(values)
+    if not known.any():
+        raise BrowseError(
+            f"{ledger}: none of its {len(ids):,} people is in the data shown",
+            hint="browse the data that the training used (its annotation ids)",
+        )
+    index = table.schema.get_field_index("loss")
+    told = [f"{int(known.sum()):,} of the {len(ids):,} people in {ledger.name} are in the data shown"]
+    return table.set_column(index, PEOPLE.field("loss"), schema.fixed(values, pa.float64(), known)), told
+
+
+# -------------------------------------------------------------------------------------------------- without predictions
+
+
+def _annotated(gt: Dataset, images: Path | None) -> People:
+    """A row a person with a skeleton: most findings of the lint first, then in the order of the data."""
+    ids, words, weight, spare, counts = facts.findings(gt, images)
+    table = annotation_table(gt)
+    place = lookup(ids, facts.missing(table["annotation_id"]))
+    order = np.argsort(-facts.pick(weight, place).astype(np.float64), kind="stable")
+    columns = {name: table[name] for name in FAILURES.names} | _person_columns(gt, table)
+    columns["findings"] = _texts(words, place)
+    stats, per_keypoint = annotation_statistics(gt)
+    return People(
+        table=schema.take(schema.table(PEOPLE, table.num_rows, columns), order),
+        skeletons={name: gt.skeletons[name] for name, _ in gt.groups() if name is not None},
+        views=(),
+        key="",
+        stats=stats | {f"{level}s of the lint": float(n) for level, n in counts.items()},
+        notes=tuple(spare),
+        per_keypoint=per_keypoint,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- choice, pictures
+
+
+def worst(table: pa.Table, limit: int) -> Ints:
+    """(≤ limit,) rows of a table of PEOPLE, in its order: the worst of each kind in turn, "good" last.
+
+    The most suspicious labels, the people that another model found better and those of the highest loss take turns too.
+    """
+    kinds = {kind: i for i, kind in enumerate(KINDS)}
+    kind = np.array([kinds.get(str(text), len(KINDS)) for text in schema.texts(table["kind"])], np.int64)
+    turn = _turns(kind, np.arange(len(kind)))
+    turn[kind == 0] += len(kind)
+    for name in ("suspicion", "lost", "loss"):
+        known = np.flatnonzero(schema.valid(table[name]))
+        order = known[np.argsort(-schema.values(table[name])[known], kind="stable")]
+        turn[order] = np.minimum(turn[order], np.arange(len(order)))
+    chosen: Ints = np.sort(np.argsort(turn, kind="stable")[:limit])
+    return chosen
+
+
+def _turns(kind: Ints, rank: Ints) -> Ints:
+    """(R,) how many rows of the same kind come before each, by rank."""
+    order = np.lexsort((rank, kind))
+    start = np.searchsorted(kind[order], kind[order])
+    turn = np.empty(len(kind), np.int64)
+    turn[order] = np.arange(len(kind)) - start
+    return turn
+
+
+def picture_path(folder: Path, file_name: str | None) -> Path | None:
+    """The picture in a folder, with the folders of its own name or without them; None where it is not there."""
+    if file_name is None:
+        return None
+    short = PurePosixPath(file_name.replace("\\", "/")).name
+    return next((path for path in (folder / file_name, folder / short) if path.is_file()), None)
+
+
+def missing_pictures(table: pa.Table, folder: Path) -> list[str]:
+    """A sentence where some pictures of these people are not in the folder; BrowseError where none is."""
+    if not folder.is_dir():
+        raise BrowseError(f"{folder}: there is no such folder", hint="--images: the folder that file names start from")
+    names = list(dict.fromkeys(name for name in schema.texts(table["file_name"]) if name is not None))
+    lost = [name for name in names if picture_path(folder, name) is None]
+    if not lost:
+        return [] if names else ["the data names no picture files: people are shown without their pictures"]
+    tried = f"tried {folder / lost[0]}"
+    if len(lost) == len(names):
+        hint = "--images: the folder that file names start from"
+        raise BrowseError(f"0 of {len(names):,} pictures found in {folder}: {tried}", hint=hint)
+    return [f"{len(names) - len(lost):,} of {len(names):,} pictures found in {folder}: {tried}"]

@@ -14,7 +14,24 @@ import typer
 import typer.core
 
 from kpdata import __version__
-from kpdata.cli import augment, compare, console, convert, demo, evaluate, info, merge, sigmas, split, synth, validate
+from kpdata.cli import (
+    augment,
+    browse,
+    compare,
+    console,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    merge,
+    predict,
+    sigmas,
+    split,
+    synth,
+    train,
+    validate,
+)
 from kpdata.errors import KpdataError
 
 
@@ -57,7 +74,7 @@ def _unexpected(problem: Exception) -> KpdataError:
 
 app = typer.Typer(
     cls=Commands,
-    help="Human-pose keypoint data: convert, check, augment and evaluate.",
+    help="Human-pose keypoint data: convert, check, augment, train, evaluate and browse.",
     epilog="Example: kpdata convert person_keypoints_val2017.json val.kp",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -78,7 +95,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Human-pose keypoint data: convert, check, augment and evaluate."""
+    """Human-pose keypoint data: convert, check, augment, train, evaluate and browse."""
 
 
 def _add(name: str, command: Callable[..., None]) -> None:
@@ -97,6 +114,10 @@ _add("compare", compare.compare)
 _add("sigmas", sigmas.sigmas)
 _add("synth", synth.synth)
 _add("augment", augment.augment)
+_add("train", train.train)
+_add("predict", predict.predict)
+_add("browse", browse.browse)
+_add("doctor", doctor.doctor)
 _add("demo", demo.demo)
 
 

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
     "config": "Config SourceConfig",
+    "ledger": "hardest_keypoints hardest_people noisy_labels read_ledger",
+    "loop": "Result Run fit",
     "models": "build",
     "predictor": "Predictor",
     "spec": "NetworkSpec",
     "training": "train",
+    "validation": "Validator",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

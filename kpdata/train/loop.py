@@ -1,0 +1,495 @@
+"""The training loop: `fit` is the plan, `Loop.train_epoch` the work, `Loop.state` what resuming needs.
+
+Nothing waits for the device within a step: losses stay there as tensors, and every `CHECK_EVERY` steps (or 5 seconds)
+one copy of the newest says how it goes and whether all are finite. `Loop.forward_backward` and `Loop.update` have
+static shapes and take the learning rate from a tensor: a CUDA graph can capture them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kpdata.errors import TrainError
+from kpdata.train import distributed, optim
+from kpdata.train.batch import Batch
+from kpdata.train.checkpoint import Checkpoint, require_same, save_checkpoint
+from kpdata.train.config import Config
+from kpdata.train.distributed import ALONE, Ranks
+from kpdata.train.ledger import FOLDER, Recorder
+from kpdata.train.losses import heatmap_loss
+from kpdata.train.prepare import prepare
+from kpdata.train.spec import NetworkSpec
+from kpdata.train.watch import Interruption, Window, enough_memory
+
+CHECK_EVERY = 50  # steps from one look at the losses to the next
+CHECK_SECONDS = 5.0  # the same on slow machines
+SAVE_SECONDS = 60.0  # an epoch without an evaluation is saved if the last checkpoint is older
+BEST, LAST = "best.pt", "last.pt"
+
+Reason = Literal["finished", "early stop", "interrupted", "step limit"]
+Line = dict[str, Any]
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+class Loader(Protocol):
+    """Batches of people; `data.Loader` is one. position: (epoch, people of all processes used in it) of the next loop
+    over it, set to resume; per_epoch: batches of a whole epoch."""
+
+    position: tuple[int, int]
+
+    @property
+    def per_epoch(self) -> int: ...
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training is made of.
+
+    validate: called with the network in `eval()` (the moving average's where there is one) on every process, of which
+    the first one's numbers count; the first number decides what is best (larger is better), on a tie a smaller `loss`.
+    log: takes a line, plain data with `event` of `start`, `train`, `evaluation`, `end`; on process 0 alone, as
+    `picture`, which is called with the network and the epoch at each evaluation. policies, source_weights: of `prepare`
+    and `heatmap_loss`, a row or number for each source. annotation_ids, image_ids (N,): of the loader's table of
+    people, for the ledger.
+    """
+
+    config: Config
+    spec: NetworkSpec
+    net: nn.Module
+    loader: Loader
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    validate: Validate | None = None
+    log: Callable[[Line], None] = lambda line: None
+    picture: Callable[[nn.Module, int], None] | None = None
+    policies: Tensor | None = None
+    source_weights: Tensor | None = None
+    annotation_ids: NDArray[np.int64] | None = None
+    image_ids: NDArray[np.int64] | None = None
+    ranks: Ranks = ALONE
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it. epochs: finished ones. metrics: of the last evaluation, best: of the best one (empty without).
+
+    loss: mean of the last epoch's steps. images_per_second of all processes and waits, the share of the time in which
+    the loop stood waiting for data, are those of this run's training without its evaluations.
+    """
+
+    reason: Reason
+    epochs: int
+    steps: int
+    loss: float
+    metrics: dict[str, float]
+    best: dict[str, float]
+    best_epoch: int | None
+    last_checkpoint: Path
+    best_checkpoint: Path | None
+    images_per_second: float
+    waits: float
+
+
+def fit(run: Run, resume: Checkpoint | None = None) -> Result:
+    """Trains until the epochs are over, patience is, the step limit is reached, or somebody presses Ctrl-C.
+
+    Writes `last.pt`, from which `resume` goes on bit for bit as if nothing had happened (same threads, CPU), also in
+    the middle of an epoch, and `best.pt`, for use alone, into `config.out`. Ctrl-C and SIGTERM are taken after the
+    current step. The step limit cuts a training off; its schedule stays that of all epochs. Raises TrainError where a
+    loss is not finite (it names the images), memory does not suffice (it names a batch size), a checkpoint is of
+    another training, or an option does not fit.
+    """
+    with enough_memory(run.config), Interruption() as stop:
+        loop = Loop(run)
+        if resume is not None:
+            loop.restore(resume)
+        loop.say("start", **loop.facts)
+        reason: Reason = "finished"
+        while reason == "finished" and loop.epoch < run.config.epochs:
+            loop.train_epoch(stop)
+            reason = "interrupted" if stop.asked else loop.finish_epoch(stop)
+        if reason in ("interrupted", "step limit"):
+            loop.save_last()
+        return loop.result(reason)
+
+
+class Loop:
+    """A training on its way: the network and its optimiser, and where it stands."""
+
+    def __init__(self, run: Run) -> None:
+        config, self.run, self.device = run.config, run, run.device
+        if config.compile or config.graph:
+            raise TrainError("compile and graph are not part of this version's loop", hint="leave them out")
+        self.on_cuda = run.device.type == "cuda"
+        torch.backends.cudnn.benchmark |= self.on_cuda  # shapes do not change: the fastest convolutions are tried once
+        layout = torch.channels_last if self.on_cuda else torch.contiguous_format
+        self.net = run.net.to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.wrapped = distributed.wrap(self.net, run.ranks, run.device)
+        self.optimizer = optim.make_optimizer(self.net, config, run.device)
+        self.ema = optim.Ema(self.net, config.ema) if config.ema is not None else None
+        self.lr, self.rule = optim.learning_rate(config, run.ranks.world)
+        self.keypoint_weights = _keypoint_weights(config, run.spec, run.device)
+        self.policies, self.source_weights = _moved(run.policies, run.device), _moved(run.source_weights, run.device)
+        self.recorder = self._recorder()
+        self.bf16 = optim.precision(config, run.device) == "bf16"
+        self.per_epoch = run.loader.per_epoch
+        self.steps = config.epochs * -(-self.per_epoch // config.accumulate)
+
+        self.epoch, self.batches, self.step = 0, 0, 0  # batches: of this epoch, trained on
+        self.metrics: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.best_epoch: int | None = None
+        self.worse = 0  # evaluations since the best one
+        self.total = torch.zeros((), device=run.device)  # of this epoch's losses
+        self.mean_loss = math.nan  # of the last whole epoch
+        self.lr_used = 0.0  # of the last step
+        self.rng: dict[str, Tensor] | None = None
+        self.window = Window()
+        self.seconds, self.waited, self.images = 0.0, 0.0, 0
+        self.saved_at = time.perf_counter()
+
+    # --------------------------------------------------------------------------------------------------------- training
+
+    def train_epoch(self, stop: Interruption) -> None:
+        """The rest of the current epoch, or less where `stop` or the step limit say so."""
+        if self.batches >= self.per_epoch:
+            return None
+        config = self.run.config
+        self.run.loader.position = (self.epoch, self.batches * config.batch * self.run.ranks.world)
+        self.wrapped.train()
+        batches = iter(self.run.loader)
+        self._restore_rng()
+        self.window = Window()
+        while self.batches < self.per_epoch and not self.at_limit:
+            group = self._next_group(batches, stop)
+            if group is None:
+                return self.report()
+            self.lr_used = self.lr_now
+            optim.set_lr(self.optimizer, self.lr_used)
+            self.optimizer.zero_grad(set_to_none=True)
+            for batch in group:
+                loss = self.forward_backward(batch.to(self.device), 1 / len(group), last=batch is group[-1])
+                self.window.add(loss, batch, self.step)
+                self.total += loss
+            self.update()
+            self.batches += len(group)
+            self.step += 1
+            if self._due(stop):
+                self.report()
+                stop.asked = distributed.any_of(stop.asked, self.run.ranks, self.device)
+                if stop.asked:
+                    return None
+        return None
+
+    def forward_backward(self, batch: Batch, share: float, last: bool) -> Tensor:
+        """Adds the gradients of a batch on the device, times its share of the step; gives its loss, still there.
+
+        last: of the step's batches: the processes meet then.
+        """
+        images, targets, weights = prepare(batch, self.run.spec, self.policies)
+        if self.on_cuda:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with distributed.apart(self.wrapped, not last):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                maps = self.wrapped(images)
+            mixed = self.source_weights is not None
+            loss, errors = heatmap_loss(
+                maps, targets, weights, kind=self.run.config.loss, hard=self.run.config.hard, known=batch.known,
+                keypoint_weights=self.keypoint_weights, source=batch.source if mixed else None,
+                source_weights=self.source_weights,
+            )  # fmt: skip
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+        if self.recorder is not None:
+            self.recorder.record(batch.index, errors)
+        return loss.detach()
+
+    def update(self) -> None:
+        """A step of the optimiser with the gradients that are there."""
+        optim.clip(self.net, self.run.config.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.net)
+
+    @property
+    def lr_now(self) -> float:
+        """Learning rate of the coming step."""
+        c = self.run.config
+        return optim.lr_at(
+            self.step, lr=self.lr, steps=self.steps, schedule=c.schedule, milestones=c.milestones, warmup=c.warmup
+        )
+
+    @property
+    def at_limit(self) -> bool:
+        limit = self.run.config.max_steps
+        return limit is not None and self.step >= limit
+
+    def _next_group(self, batches: Iterator[Batch], stop: Interruption) -> list[Batch] | None:
+        """The batches of a step; None where they cannot be had because somebody wants to stop."""
+        began = time.perf_counter()
+        count = min(self.run.config.accumulate, self.per_epoch - self.batches)
+        try:
+            group = [next(batches) for _ in range(count)]
+        except (TrainError, RuntimeError):
+            if stop.asked and self.run.ranks.world == 1:  # the loader's workers were interrupted too, and left
+                return None
+            raise
+        except StopIteration as end:
+            found = f"fewer than {self.per_epoch} batches in epoch {self.epoch}"
+            raise TrainError(f"the loader ended early: {found}") from end
+        self.window.waited += time.perf_counter() - began
+        return group
+
+    # --------------------------------------------------------------------------------------------------- looking at it
+
+    def _due(self, stop: Interruption) -> bool:
+        """Time for a look at the losses. Several processes must agree when: by steps alone."""
+        ended = self.batches >= self.per_epoch or self.at_limit
+        if self.run.ranks.world > 1:
+            return ended or self.step % CHECK_EVERY == 0
+        return ended or stop.asked or self.window.steps(self.step) >= CHECK_EVERY or self.window.age() > CHECK_SECONDS
+
+    def report(self) -> None:
+        """Fetches the losses since the last look; says how it goes. TrainError where one is not finite."""
+        window, self.window = self.window, Window()
+        losses = window.fetch()
+        if losses is None:
+            return
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            raise self._not_finite(window, int(bad[0]), float(losses[bad[0]]))
+        seconds = window.age()
+        images = window.images * self.run.ranks.world
+        self.seconds, self.waited, self.images = (
+            self.seconds + seconds, self.waited + window.waited, self.images + images
+        )  # fmt: skip
+        self.say(
+            "train", loss=float(losses.mean()), batch=self.batches, batches=self.per_epoch,
+            images_per_second=images / seconds, waits=window.waited / seconds, steps=self.steps,
+            lr=self.lr_used,
+        )  # fmt: skip
+
+    def _not_finite(self, window: Window, place: int, loss: float) -> TrainError:
+        ids = window.image_ids[place].tolist()
+        more = f" and {len(ids) - 20} more" if len(ids) > 20 else ""
+        where = f"epoch {self.epoch}, step {window.at[place]}"
+        where += f", process {self.run.ranks.rank}" if self.run.ranks.world > 1 else ""
+        saved = self.run.config.out / LAST
+        hint = f"a lower --lr (now {self.lr_used:.2g}) or --clip 1 helps where the labels are fine"
+        hint += f"; {saved} is from before" if saved.is_file() else ""
+        return TrainError(f"{where}: the loss is {loss}; images {', '.join(map(str, ids[:20]))}{more}", hint=hint)
+
+    def say(self, event: str, **facts: Any) -> None:
+        """A line of the log, on process 0."""
+        if self.run.ranks.first:
+            self.run.log({"event": event, "epoch": self.epoch, "step": self.step, **facts})
+
+    @property
+    def facts(self) -> Line:
+        """What the first line of the log says."""
+        config = self.run.config
+        return {
+            "rule": self.rule, "lr": self.lr, "steps": self.steps, "epochs": config.epochs, "batches": self.per_epoch,
+            "optimizer": config.optimizer, "schedule": config.schedule, "device": str(self.device),
+            "precision": optim.precision(config, self.device), "processes": self.run.ranks.world,
+            "resumed": self.step > 0 or self.batches > 0,
+        }  # fmt: skip
+
+    # -------------------------------------------------------------------------------------------------- end of an epoch
+
+    def finish_epoch(self, stop: Interruption) -> Reason:
+        """Evaluation, ledger and checkpoints after an epoch, or at the step limit; why to stop, if to stop."""
+        config, whole = self.run.config, self.batches >= self.per_epoch
+        if whole:
+            self.mean_loss = float(distributed.mean_of(self.total, self.run.ranks)) / self.per_epoch
+        over = whole and self.epoch + 1 == config.epochs
+        evaluated = self.run.validate is not None and (
+            over or self.at_limit or (whole and (self.epoch + 1) % config.eval_every == 0)
+        )
+        try:
+            better = self.evaluate(stop) if evaluated else False
+        except KeyboardInterrupt:  # resuming does it again
+            return "interrupted"
+        except Exception:
+            if self.run.ranks.world == 1:  # the epoch is not lost with its evaluation
+                self.save_last()
+            raise
+        if whole:
+            self._write_ledger()
+            self.epoch, self.batches = self.epoch + 1, 0
+            self.total.zero_()
+        if better:
+            self.save(config.out / BEST, resumable=False)
+        if evaluated or over or time.perf_counter() - self.saved_at > SAVE_SECONDS or self.run.ranks.world > 1:
+            self.save_last()
+        if self.at_limit and not over:
+            return "step limit"
+        tired = config.patience is not None and self.worse >= config.patience
+        return "early stop" if tired and not over else "finished"
+
+    def evaluate(self, stop: Interruption) -> bool:
+        """Measures the network; True where it is the best so far."""
+        assert self.run.validate is not None
+        net, began = self.evaluated, time.perf_counter()
+        distributed.average_buffers(net, self.run.ranks)
+        net.eval()
+        try:
+            with stop.at_once(self.run.ranks.world == 1), torch.no_grad():
+                metrics = distributed.from_first(dict(self.run.validate(net)), self.run.ranks)
+                if self.run.picture is not None and self.run.ranks.first:
+                    self.run.picture(net, self.epoch)
+        finally:
+            self.net.train()
+        better = _rank(metrics) > _rank(self.best)
+        self.metrics = metrics
+        self.worse = 0 if better else self.worse + 1
+        if better:
+            self.best, self.best_epoch = metrics, self.epoch
+        seconds = time.perf_counter() - began
+        self.say("evaluation", **metrics, better=better, train_loss=self.mean_loss, seconds=seconds)
+        return better
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is measured and published: the moving average's where there is one."""
+        return self.net if self.ema is None else self.ema.net
+
+    def _recorder(self) -> Recorder | None:
+        run = self.run
+        if not run.config.ledger:
+            return None
+        if run.annotation_ids is None or run.image_ids is None:
+            raise TrainError("a ledger needs the ids of the people that are trained on")
+        folder = run.config.out / FOLDER
+        return Recorder(folder, run.annotation_ids, run.image_ids, run.spec.skeleton.keypoint_names, run.device)
+
+    def _write_ledger(self) -> None:
+        if self.recorder is None:
+            return
+        losses = distributed.merge_losses(self.recorder.losses, self.run.ranks)
+        if self.run.ranks.first:
+            self.recorder.write(self.epoch, losses.cpu().numpy())
+        self.recorder.clear()
+
+    # -------------------------------------------------------------------------------------------- checkpoints, resuming
+
+    def save_last(self) -> None:
+        """Writes the checkpoint from which the training goes on."""
+        for net in dict.fromkeys((self.net, self.evaluated)):
+            distributed.average_buffers(net, self.run.ranks)
+        self.save(self.run.config.out / LAST, resumable=True)
+        self.saved_at = time.perf_counter()
+
+    def save(self, path: Path, *, resumable: bool) -> None:
+        """A checkpoint of the evaluated network, by process 0; resumable: with all that training on needs."""
+        state = self.state() if resumable else None
+        if self.run.ranks.first:
+            weights, config = dict(self.evaluated.state_dict()), self.run.config.to_json()
+            save_checkpoint(path, Checkpoint(self.run.spec, weights, dict(self.metrics), config, state))
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs beside the weights."""
+        ledger = None
+        if self.recorder is not None and self.batches:
+            ledger = distributed.merge_losses(self.recorder.losses, self.run.ranks)
+        return {
+            "epoch": self.epoch, "batches": self.batches, "step": self.step, **self._shape(),
+            "optimizer": self.optimizer.state_dict(), "mean_loss": self.mean_loss,
+            "total": distributed.mean_of(self.total, self.run.ranks),
+            "net": None if self.ema is None else dict(self.net.state_dict()),
+            "ema_updates": 0 if self.ema is None else self.ema.updates,
+            "best": self.best, "best_epoch": self.best_epoch, "worse": self.worse, "ledger": ledger,
+            "rng": self._rng_state(),
+        }  # fmt: skip
+
+    def _rng_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        return {**state, "cuda": torch.cuda.get_rng_state(self.device)} if self.on_cuda else state
+
+    def _shape(self) -> dict[str, Any]:
+        """What must not change from one run to the next: the place in an epoch would be another one."""
+        config, world = self.run.config, self.run.ranks.world
+        return {
+            "batches_per_epoch": self.per_epoch, "processes": world, "batch": config.batch, "seed": config.seed,
+            "accumulate": config.accumulate, "optimizer_name": config.optimizer, "with_ema": self.ema is not None,
+        }  # fmt: skip
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stands where the checkpoint was written. TrainError where it cannot be resumed, or is of another training."""
+        state = checkpoint.state
+        if state is None:
+            hint = f"resume {LAST}; --init starts a new training from these weights"
+            raise TrainError("the checkpoint holds a network for use, not a training to go on with", hint=hint)
+        require_same(self.run.config.resume or LAST, checkpoint.spec, self.run.spec)
+        wrong = [f"{k} {state.get(k)}, not {v}" for k, v in self._shape().items() if state.get(k) != v]
+        if wrong:
+            hint = "give the same data and values; --init starts a new training from its weights"
+            raise TrainError(f"the checkpoint is of another training: {'; '.join(wrong)}", hint=hint)
+        self.net.load_state_dict(checkpoint.weights if self.ema is None else state["net"])
+        if self.ema is not None:
+            self.ema.net.load_state_dict(checkpoint.weights)
+            self.ema.updates = state["ema_updates"]
+        optim.restore(self.optimizer, state["optimizer"], self.device)
+        self.epoch, self.batches, self.step = state["epoch"], state["batches"], state["step"]
+        self.metrics, self.mean_loss = dict(checkpoint.metrics), state["mean_loss"]
+        self.best, self.best_epoch, self.worse = dict(state["best"]), state["best_epoch"], state["worse"]
+        self.rng = state["rng"]
+        self.total.copy_(state["total"])
+        if self.recorder is not None and state["ledger"] is not None:
+            self.recorder.losses.copy_(state["ledger"])
+
+    def _restore_rng(self) -> None:
+        """Random numbers go on where they were. After the loader's iterator is made, which may draw some."""
+        if self.rng is not None:
+            torch.set_rng_state(self.rng["cpu"])
+            if self.on_cuda and "cuda" in self.rng:
+                torch.cuda.set_rng_state(self.rng["cuda"], self.device)
+            self.rng = None
+
+    def result(self, reason: Reason) -> Result:
+        """The last line of the log, and what `fit` gives."""
+        out = self.run.config.out
+        best = out / BEST
+        speed = self.images / self.seconds if self.seconds else 0.0
+        waits = self.waited / self.seconds if self.seconds else 0.0
+        hint = f"go on with --resume {out / LAST}" if reason in ("interrupted", "step limit") else ""
+        self.say("end", reason=reason, images_per_second=speed, waits=waits, best_epoch=self.best_epoch, hint=hint)
+        return Result(
+            reason, self.epoch, self.step, self.mean_loss, self.metrics, self.best, self.best_epoch, out / LAST,
+            best if self.best_epoch is not None else None, speed, waits,
+        )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- pieces
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """What decides: the first number, then the loss: AP is 0 for a while in a training that goes well."""
+    first = next(iter(metrics.values()), math.nan)
+    return (-math.inf, -math.inf) if math.isnan(first) else (first, -metrics.get("loss", 0.0))
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
+
+def _keypoint_weights(config: Config, spec: NetworkSpec, device: torch.device) -> Tensor | None:
+    """(K,) weights by name; None where all are 1. TrainError for a name that the skeleton does not have."""
+    names = spec.skeleton.keypoint_names
+    if strangers := sorted(set(config.keypoint_weights) - set(names)):
+        raise TrainError(
+            f"keypoint_weights name {', '.join(strangers)}, unknown to {spec.skeleton.name!r}",
+            hint=f"it has {', '.join(names)}",
+        )
+    if not config.keypoint_weights:
+        return None
+    return torch.tensor([config.keypoint_weights.get(name, 1.0) for name in names], device=device)

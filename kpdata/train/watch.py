@@ -1,0 +1,101 @@
+"""What a training keeps an eye on: the losses since the last look, somebody who wants it to stop, and memory."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kpdata.errors import TrainError
+from kpdata.train.batch import Batch
+from kpdata.train.config import Config
+
+
+class Window:
+    """The steps since the last look: losses on the device, ids on the host, time."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.image_ids: list[Tensor] = []
+        self.at: list[int] = []
+        self.images = 0
+        self.waited = 0.0
+        self.began = time.perf_counter()
+
+    def add(self, loss: Tensor, batch: Batch, step: int) -> None:
+        self.losses.append(loss)
+        self.image_ids.append(batch.image_ids)  # of the batch as the loader gave it, on the host
+        self.at.append(step)
+        self.images += len(batch)
+
+    def steps(self, step: int) -> int:
+        return step - self.at[0] if self.at else 0
+
+    def age(self) -> float:
+        return max(time.perf_counter() - self.began, 1e-9)
+
+    def fetch(self) -> NDArray[np.float32] | None:
+        """The losses on the host: the one wait for the device."""
+        return torch.stack(self.losses).float().cpu().numpy() if self.losses else None
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM as a wish: `asked` is looked at after each step. A second one, or one within `at_once`, raises
+    KeyboardInterrupt. Outside the main thread signals are left as they are."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._now = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._now:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self, wanted: bool = True) -> Iterator[None]:
+        """Within, the first Ctrl-C raises: for work that nothing is lost by breaking off."""
+        if wanted and self.asked:
+            raise KeyboardInterrupt
+        self._now = wanted
+        try:
+            yield
+        finally:
+            self._now = False
+
+
+@contextmanager
+def enough_memory(config: Config) -> Iterator[None]:
+    """Too little memory as a sentence with the batch size to try; another process's failure stays its own."""
+    try:
+        yield
+    except RuntimeError as problem:
+        words = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(problem, torch.OutOfMemoryError) and not any(word in str(problem) for word in words):
+            raise
+        half = config.batch // 2
+        hint = f"--batch {half} --accumulate {2 * config.accumulate} makes the same steps with about half of it"
+        if not half:
+            hint = "a smaller --size or --model needs less"
+        width, height = config.size
+        what = f"{config.model} at {width} x {height}, batches of {config.batch}"
+        raise TrainError(f"too little memory for {what}", hint=hint) from problem
