@@ -328,12 +328,14 @@ def similarity(a, b, area, sigma):
     return math.exp(-((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) / (2 * area * (2 * sigma) ** 2))
 
 
-def classify(gt, prediction, row, rows, k, twin, sigmas):
-    """The kind by similarity to everything in the image, one pair at a time."""
+def classify(gt, prediction, row, rows, k, twin, sigmas, *, by_place):
+    """The kind by similarity to everything in the image, one pair at a time; by_place: with the area of the person
+    whose keypoint it is (Ronchi & Perona), else with the area of the person who is meant."""
     xy, seen, area = gt
 
     def to(person, j):
-        return similarity(prediction, xy[person, j], area[row], sigmas[k]) if seen[person, j] else 0.0
+        size = area[person if by_place else row]
+        return similarity(prediction, xy[person, j], size, sigmas[k]) if seen[person, j] else 0.0
 
     own = to(row, k)
     inversion = to(row, twin[k]) if twin[k] != k else 0.0
@@ -346,8 +348,9 @@ def classify(gt, prediction, row, rows, k, twin, sigmas):
     return Kind.INVERSION if inversion == best else Kind.SWAP
 
 
-def test_recorded_kinds_are_what_geometry_says(crowded):
-    """Every keypoint's kind, recomputed from the official formula and sigmas; all kinds occur."""
+@pytest.mark.parametrize("by_place", [True, False])
+def test_recorded_kinds_are_what_geometry_says(crowded, by_place):
+    """Every keypoint's kind, recomputed from the official formula and sigmas by either area; all kinds occur."""
     predictions, truth = synth.simulate_predictions(
         crowded, seed=1, jitter=0.2, inversion=0.15, swap=0.15, miss=0.15, missed_people=0.1
     )
@@ -368,7 +371,8 @@ def test_recorded_kinds_are_what_geometry_says(crowded):
             if gt[1][row, k] == 0:
                 assert kind == Kind.UNLABELLED
             else:
-                assert kind == classify(gt, xy[k], row, rows, k, twin, sigmas), (fact["gt_annotation_id"], k)
+                found = classify(gt, xy[k], row, rows, k, twin, sigmas, by_place=by_place)
+                assert kind == found, (fact["gt_annotation_id"], k)
     assert min(counts.values()) > 20
     labelled = sum(counts.values()) - counts[Kind.UNLABELLED]
     assert 0.15 < counts[Kind.JITTER] / labelled < 0.24 and counts[Kind.INVERSION] / labelled < 0.18

@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kpdata.cli import console, options, reading, sides
+from kpdata.cli import console, evaluate, options, reading, sides
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from kpdata.eval.comparison import Comparison
     from kpdata.eval.evaluation import Evaluation
+    from kpdata.eval.points import PointsEvaluation
+    from kpdata.eval.points.comparison import PointsComparison
 
-Metric = Annotated[
-    str | None,
-    typer.Option("--metric", metavar="M", help="oks, crowdpose, wholebody: by OKS. GT's own unless given."),
-]
 First = Annotated[
     Path, typer.Argument(metavar="A", help="Predictions of the one model, any format with scores.", show_default=False)
 ]
 Second = Annotated[Path, typer.Argument(metavar="B", help="Predictions of the other.", show_default=False)]
-Like = Annotated[
-    str | None,
-    typer.Option("--as", metavar="TOOL", help="xtcocotools: score as mmpose's evaluator. The metric's official."),
-]
 Resamples = Annotated[
     int, typer.Option("--bootstrap", metavar="N", min=1, help="Resamples of the images, the same for both.")
 ]
@@ -40,7 +34,7 @@ People = Annotated[
     typer.Option(
         "--people",
         metavar="OUT.parquet",
-        help="Save everybody with OKS in A and in B, those that B lost most first.",
+        help="Save everybody with OKS (or PCK …) in A and in B, those that B lost most first.",
         show_default=False,
     ),
 ]
@@ -50,13 +44,15 @@ def compare(
     first: First,
     second: Second,
     gt: sides.Gt = None,
-    metric: Metric = None,
+    metric: sides.Metric = None,
     skeleton: sides.Sigmas = None,
     area: sides.Area = None,
-    like: Like = None,
+    like: evaluate.Like = None,
     mode: sides.Mode = "strict",
     unknown_images: sides.UnknownImages = "refuse",
     max_dets: sides.MaxDets = 20,
+    threshold: evaluate.Threshold = None,
+    normalize: evaluate.Normalize = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     by: By = None,
@@ -77,8 +73,9 @@ def compare(
     truth = sides.ground_truth(first, gt)
     sides.refuse_outputs({"--people": people}, (first, second, truth), force)
     a, b = _scored((first, second), truth, {
-        "metric": metric, "skeleton": skeleton, "area": area, "like": like, "mode": mode,
-        "unknown_images": unknown_images, "max_dets": max_dets,
+        "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
+        "max_dets": max_dets, "threshold": threshold, "normalize": evaluate.length(normalize),
+        **evaluate.variant(like),
     })  # fmt: skip
     with console.working(f"{resamples:,} resamples"), reading.naming(first, second):
         result = difference(a, b, n=resamples, seed=seed, by=by or None)
@@ -86,29 +83,29 @@ def compare(
         _save(result.people, people, force)
     paths = {"a": str(first), "b": str(second), "gt": str(truth)}
     notes = [*result.notes, *_notes(a, b)]
+    name = a.facts.get("metric", getattr(a, "metric", ""))
     if as_json:
-        found = {**result.to_json(), "notes": notes}
-        console.print_json({"metric": a.facts["metric"], **found, "files": paths})
+        console.print_json({"metric": name, **result.to_json(), "notes": notes, "files": paths})
         return
-    _print(result, paths, a.facts["metric"])
+    _print(result, paths, name)
     for note in notes:
         console.warn(note)
 
 
-def _scored(predictions: tuple[Path, Path], truth: Path, given: dict[str, Any]) -> list[Evaluation]:
-    """Both files against one ground truth."""
-    from kpdata.eval.evaluation import evaluate_oks
+def _scored(predictions: tuple[Path, Path], truth: Path, given: dict[str, Any]) -> list[Any]:
+    """Both files against one ground truth: two Evaluations, or two PointsEvaluations."""
+    from kpdata.eval import evaluate as score
 
     found = [sides.predicted(path) for path in predictions]
     gt = sides.annotated(truth, given["skeleton"])
     scored = []
     for path, people in zip(predictions, found, strict=True):
         with console.working(f"scoring {path}"), reading.naming(path, truth):
-            scored.append(evaluate_oks(gt, people, **given))
+            scored.append(score(gt, people, **given))
     return scored
 
 
-def _notes(a: Evaluation, b: Evaluation) -> list[str]:
+def _notes(a: Evaluation | PointsEvaluation, b: Evaluation | PointsEvaluation) -> list[str]:
     """The notes of both; of one alone with its name."""
     of = {"A": a.notes, "B": b.notes}
     notes = []
@@ -118,32 +115,34 @@ def _notes(a: Evaluation, b: Evaluation) -> list[str]:
     return notes
 
 
-def _print(result: Comparison, paths: dict[str, str], metric: str) -> None:
+def _print(result: Comparison | PointsComparison, paths: dict[str, str], metric: str) -> None:
     print(f"A: {paths['a']}\nB: {paths['b']}\nagainst {paths['gt']}, by {metric}")
+    pixels = metric == "EPE"
     headers = ("", "A", "B", "B − A", f"{100 * result.level:g} % interval", "p")
     numbers = result.numbers.columns().values()
-    rows = [(name, *_cells(*values)) for name, *values in zip(result.names, *numbers, strict=True)]
-    title = f"Differences in points, {result.resamples:,} resamples of {result.images:,} images"
+    rows = [(name, *_cells(*values, pixels=pixels)) for name, *values in zip(result.names, *numbers, strict=True)]
+    unit = "pixels" if pixels else "points"
+    title = f"Differences in {unit}, {result.resamples:,} resamples of {result.images:,} images"
     console.table(headers, rows, title=title, right=(1, 2, 3, 4, 5))
     changed = [row for row in result.keypoints.to_pylist() if row["delta"]]
     if changed:
         shown = sorted(changed, key=lambda row: -abs(row["delta"]))[:5]
         keys = ("a", "b", "delta", "low", "high", "p")
-        rows = [(row["keypoint"], *_cells(*(row[key] for key in keys))) for row in shown]
-        console.table(headers, rows, title="Keypoints that changed most (mean OKS term)", right=(1, 2, 3, 4, 5))
+        rows = [(row["keypoint"], *_cells(*(row[key] for key in keys), pixels=pixels)) for row in shown]
+        what = f"({result.names[0]})" if hasattr(result, "metric") else "(mean OKS term)"
+        console.table(headers, rows, title=f"Keypoints that changed most {what}", right=(1, 2, 3, 4, 5))
     print()
     print("\n".join(result.lines()))
 
 
-def _cells(a: float, b: float, delta: float, low: float, high: float, p: float) -> tuple[str, ...]:
-    """A row of numbers as text; a dash where there is nothing to average."""
+def _cells(a: float, b: float, delta: float, low: float, high: float, p: float, *, pixels: bool) -> tuple[str, ...]:
+    """A row of numbers as text, in points unless they are pixels; a dash where there is nothing to average."""
+    factor, digits = (1, 2) if pixels else (100, 1)
+    single = ("–" if value != value else f"{factor * value:.{digits}f}" for value in (a, b))
     if delta != delta:
-        return (*("–" if value != value else f"{100 * value:.1f}" for value in (a, b)), "–", "–", "–")
-    return (f"{100 * a:.1f}", f"{100 * b:.1f}", _signed(delta), f"{_signed(low)} … {_signed(high)}", f"{p:.2g}")
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+        return (*single, "–", "–", "–")
+    change, least, most = (f"{factor * value:+.{digits}f}".replace("-", "−") for value in (delta, low, high))
+    return (*single, change, f"{least} … {most}", f"{p:.2g}")
 
 
 def _save(table: pa.Table, path: Path, force: bool) -> None:

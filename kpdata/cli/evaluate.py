@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from kpdata.eval.bootstrap import Intervals
+    from kpdata.eval.calibration import Calibration
     from kpdata.eval.evaluation import Evaluation
     from kpdata.eval.points import PointsEvaluation
 
@@ -36,6 +37,14 @@ Normalize = Annotated[
 Why = Annotated[
     bool | None,
     typer.Option("--why/--no-why", help="Keypoints, errors and what would help. On in tables, off in --json."),
+]
+Calibrated = Annotated[
+    bool,
+    typer.Option("--calibration", help="What scores are worth: reliability, ECE, which to keep, precision-recall."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="OUT.png", help="Draw the numbers of every keypoint; also .pdf, .svg."),
 ]
 Resamples = Annotated[
     int,
@@ -91,11 +100,13 @@ def evaluate(
     threshold: Threshold = None,
     normalize: Normalize = None,
     why: Why = None,
+    calibration: Calibrated = False,
     resamples: Resamples = 0,
     seed: Seed = None,
     by: By = None,
     report: Report = None,
     images: options.Images = None,
+    plot: Plot = None,
     matches: MatchesOut = None,
     failures: FailuresOut = None,
     suspects: SuspectsOut = None,
@@ -116,34 +127,37 @@ def evaluate(
     sides.expect_choices(mode, unknown_images)
     _expect_company(images, report, seed, resamples)
     truth = sides.ground_truth(predictions, gt)
-    sides.refuse_outputs(outputs, (predictions, truth), force)
+    sides.refuse_outputs({**outputs, "--plot": plot}, (predictions, truth), force)
     result = _scored(predictions, truth, {
         "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
-        "max_dets": max_dets, "threshold": threshold, "normalize": _length(normalize), **_variant(like),
+        "max_dets": max_dets, "threshold": threshold, "normalize": length(normalize), **variant(like),
     })  # fmt: skip
     paths = {"predictions": str(predictions), "gt": str(truth)}
-    if not hasattr(result, "sides"):
-        _refuse_analyses(result, {**outputs, "--bootstrap": resamples, "--slice": by})
+    of_points = not hasattr(result, "sides")
+    if of_points:
+        _refuse_analyses(result, {**outputs, "--bootstrap": resamples, "--slice": by, "--calibration": calibration})
+    if plot:
+        with console.working(f"drawing {plot}"), reading.naming(predictions, truth):
+            result.plot_keypoints(plot, force=force)
+        console.status("Wrote", str(plot))
+    if of_points:
         _print_points(result, paths, as_json, why is not False)
         return
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
-        intervals = result.bootstrap(resamples, seed=seed or 0) if resamples else None
-        slices = result.slices(by, n=resamples, seed=seed or 0) if by else None
-        explained = _explained(result) if (not as_json if why is None else why) and result.sides.parts else {}
+        found = _analysed(result, not as_json if why is None else why, as_json, calibration, by, resamples, seed or 0)
         tables = _tables(result, matches, failures, suspects)
     _save(tables, force)
     if arrays:
         _save_arrays(result, arrays, force)
     if report:
-        drawn: dict[str, Any] = {"by": by, "intervals": intervals, "n": resamples, "seed": seed or 0, "images": images}
+        drawn: dict[str, Any] = {"by": by, "intervals": found.intervals, "n": resamples, "seed": seed or 0}
+        drawn["images"] = images
         _write_report(result, report, f"{predictions.name} against {truth.name}", drawn, force)
     if as_json:
-        more = {"bootstrap": intervals.to_json()} if intervals else {}
-        more |= {"slices": slices.to_dict("records")} if slices is not None else {}
-        console.print_json({**result.to_json(), **more, **_plain(explained), "files": paths})
+        console.print_json({**result.to_json(), **_json(result, found), "files": paths})
         return
     print(f"{predictions} against {truth}")
-    _print(result, intervals, explained, slices)
+    _print(result, found)
 
 
 def _expect_company(images: Path | None, report: Path | None, seed: int | None, resamples: int) -> None:
@@ -166,13 +180,13 @@ def _scored(predictions: Path, truth: Path, given: dict[str, Any]) -> Any:
         return score(people, found, **given)
 
 
-def _variant(like: str | None) -> dict[str, str | None]:
+def variant(like: str | None) -> dict[str, str | None]:
     """`--as` is one option for two: evaluators that score OKS in their own way, and those of single people."""
     return {"variant": like} if like in ("hrnet", "official", "mmpose") else {"like": like}
 
 
-def _length(text: str | None) -> str | float | None:
-    """A name, or pixels."""
+def length(text: str | None) -> str | float | None:
+    """`--normalize`: a name, or pixels."""
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -189,30 +203,59 @@ def _refuse_analyses(result: PointsEvaluation, asked: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _explained(result: Evaluation) -> dict[str, Any]:
-    """What `--why` tells."""
-    return {
+class _Found(NamedTuple):
+    """What was asked for beside the numbers; empty or None where it was not."""
+
+    explained: dict[str, Any]
+    intervals: Intervals | None
+    slices: Any
+    calibration: Sequence[Calibration]
+
+
+def _analysed(
+    result: Evaluation, why: bool, as_json: bool, calibration: bool, by: list[str] | None, n: int, seed: int
+) -> _Found:
+    return _Found(
+        explained=_explained(result, as_json) if why and result.sides.parts else {},
+        intervals=result.bootstrap(n, seed=seed) if n else None,
+        slices=result.slices(by, n=n, seed=seed) if by else None,
+        calibration=result.calibration() if calibration else (),
+    )
+
+
+def _explained(result: Evaluation, whole: bool) -> dict[str, Any]:
+    """What `--why` tells; `whole`: also what a terminal has no place for."""
+    told = {
         "helps": result.helps(),
         "per_keypoint": result.per_keypoint(),
         "errors": result.errors(),
         "people": result.people(),
         "opportunity": result.opportunity(),
+        "opportunity_by_size": result.opportunity_by_size(),
     }
+    more = {"keypoint_ap": result.keypoint_ap(), "missed_people": result.missed_people()} if whole else {}
+    return told | more
 
 
-def _plain(explained: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if isinstance(value, list) else [_cells(row) for row in value.to_dict("records")]
-        for key, value in explained.items()
-    }
+def _json(result: Evaluation, found: _Found) -> dict[str, Any]:
+    """The keys that options add to `Evaluation.to_json`."""
+    names = [part.skeleton.name for part in result.sides.parts]
+    scores = [{"skeleton": name, **of.to_json()} for name, of in zip(names, found.calibration, strict=False)]
+    more: dict[str, Any] = {"bootstrap": found.intervals.to_json()} if found.intervals else {}
+    more |= {"slices": _records(found.slices)} if found.slices is not None else {}
+    more |= {"calibration": scores} if found.calibration else {}
+    return more | {key: of if isinstance(of, list) else _records(of) for key, of in found.explained.items()}
 
 
-def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a frame as plain Python: lists for arrays."""
-    return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
+def _records(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a frame as plain Python: lists for arrays."""
+    return [
+        {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
 
 
-def _print(result: Evaluation, intervals: Intervals | None, explained: dict[str, Any], slices: Any) -> None:
+def _print(result: Evaluation, found: _Found) -> None:
     for name, facts in result.facts["skeletons"].items():
         sigmas = facts["sigma_source"] or "your own"
         print(f"{result.facts['metric']} on {name} ({facts['keypoints']} keypoints), sigmas: {sigmas}")
@@ -221,12 +264,16 @@ def _print(result: Evaluation, intervals: Intervals | None, explained: dict[str,
     print(f"size of a prediction: {result.facts['detection_area']}")
     print(f"matching: {result.facts['matching']}")
     print("\n".join(result.lines()))
-    if intervals:
-        _print_intervals(intervals)
+    explained = found.explained
+    if found.intervals:
+        _print_intervals(found.intervals)
     if explained:
         _print_keypoints(explained)
-    if slices is not None:
-        _print_slices(slices)
+        _print_opportunity(explained["opportunity_by_size"])
+    if found.slices is not None:
+        _print_slices(found.slices)
+    for part, scores in zip(result.sides.parts, found.calibration, strict=False):
+        _print_calibration(scores, f" of {part.skeleton.name}" if len(found.calibration) > 1 else "")
     if explained and explained["helps"]:
         print("\nWhat would help most")
         for number, words in enumerate(explained["helps"], start=1):
@@ -242,6 +289,73 @@ def _print_intervals(intervals: Intervals) -> None:
     console.table(("", "value", "interval"), rows, title=title, right=(1, 2))
 
 
+def _print_opportunity(table: Any) -> None:
+    """Each correction alone, for people of all sizes and of each size that somebody has."""
+    bones = ["skeleton"] if "skeleton" in table else []
+    sizes = [size for size in table["size"].unique() if table[table["size"] == size]["ap"].notna().any()]
+    if not sizes:
+        return  # nobody to find
+    wide = table[table["error"] != "baseline"].pivot(
+        index=[*bones, "error"], columns="size", values=["count", "ap_gain"]
+    )
+    order = table[table["error"] != "baseline"][[*bones, "error"]].drop_duplicates()
+    rows = []
+    for keys in order.itertuples(index=False):
+        row = wide.loc[keys if bones else keys[0]]
+        gains = (_number(100 * row["ap_gain", size], "{:+.1f}") for size in sizes)
+        rows.append((*keys[:-1], keys[-1].replace("_", " "), f"{int(row['count', sizes[0]]):,}", *gains))
+    headers = (*bones, "error", "count", *(_COCO.get(size, size) for size in sizes))
+    title = "Points that correcting one kind of error would add: AP of everybody, of medium, of large people"
+    console.table(headers, rows, title=title, right=tuple(range(len(bones) + 1, len(headers))))
+
+
+_COCO = {"all": "AP", "medium": "APm", "large": "APl"}
+_CUTS = 9  # rows of the table of score thresholds
+
+
+def _print_calibration(scores: Calibration, whose: str) -> None:
+    """How far scores are from shares, and what cutting at some scores does."""
+    for what, found in (("people", scores.persons), ("keypoints", scores.keypoints)):
+        title = f"Are scores of {what}{whose} what they say?"
+        if found.ece_50 is None or found.ece_75 is None:
+            print(f"\n{title} {found.why}")
+            continue
+        term = "OKS" if what == "people" else "term"
+        rows = [
+            (f"{row['low']:.2f} … {row['high']:.2f}", f"{row['count']:,}",
+             *(f"{row[key]:.3f}" for key in ("mean_score", "share_50", "share_75", "mean_oks")))
+            for row in found.table.to_pylist()
+        ]  # fmt: skip
+        title += f" ECE {found.ece_50:.3f} at {term} 0.5, {found.ece_75:.3f} at 0.75"
+        headers = ("score", what, "mean score", f"{term} ≥ 0.5", f"{term} ≥ 0.75", f"mean {term}")
+        console.table(headers, rows, title=title, right=(1, 2, 3, 4, 5))
+    _print_cuts(scores, whose)
+
+
+def _print_cuts(scores: Calibration, whose: str) -> None:
+    table, best = scores.thresholds.to_pylist(), scores.best
+    if best is None:
+        print(f"\nWhich scores to keep{whose}: nothing was predicted, or there is nobody to find")
+        return
+    steps = {round(step * (len(table) - 1) / (_CUTS - 1)) for step in range(_CUTS)}
+    at = next(i for i, row in enumerate(table) if row["threshold"] == best["threshold"])
+    rows = [
+        (f"{row['threshold']:.3g}" + (" *" if i == at else ""),
+         *(_number(row[key], form) for key, form in _CUT_COLUMNS.items()))
+        for i, row in enumerate(table) if i in steps | {at}
+    ]  # fmt: skip
+    title = f"Which scores to keep{whose}: without those below; precision, recall, F1 at OKS 0.5 (* greatest F1)"
+    console.table(("score", *_CUT_COLUMNS), rows, title=title, right=tuple(range(1, len(_CUT_COLUMNS) + 1)))
+
+
+_CUT_COLUMNS = {
+    "kept": "{:.0%}",
+    "AP": "{:.3f}",
+    "AR": "{:.3f}",
+    "precision": "{:.3f}",
+    "recall": "{:.3f}",
+    "f1": "{:.3f}",
+}
 _KINDS = ("good", "jitter", "inversion", "swap", "miss")
 _MOST = 20  # keypoints that a table shows
 

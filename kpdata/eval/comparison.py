@@ -7,9 +7,9 @@ Tibshirani, An Introduction to the Bootstrap, 1993). All differences are B minus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,10 @@ from kpdata.eval.keypoints import sigma_units
 from kpdata.eval.oks import Floats, Ints
 from kpdata.eval.part import Pairing, Part, pair
 from kpdata.eval.slices import Slicing, sliced_matches, slicings
+
+if TYPE_CHECKING:
+    from kpdata.eval.points import PointsEvaluation
+    from kpdata.eval.points.comparison import PointsComparison
 
 _DIFFERENCE = [(name, pa.float64()) for name in ("a", "b", "delta", "low", "high", "p")]
 KEYPOINTS = pa.schema([("skeleton", pa.string()), ("keypoint", pa.string()), ("labelled", pa.int64()), *_DIFFERENCE])
@@ -41,6 +45,11 @@ PEOPLE = pa.schema(
     ]
 )
 CHANGED = 0.05  # OKS: a step of COCO's thresholds; people who change less are not counted as better or worse
+
+
+def points(share: float) -> str:
+    """A difference of shares in points of 100, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -83,46 +92,22 @@ class Comparison:
 
     def verdict(self) -> str:
         """The answer in one sentence, by AP."""
-        delta, low, high, p = (float(getattr(self.numbers, name)[0]) for name in ("delta", "low", "high", "p"))
-        if np.isnan(delta):
+        if np.isnan(self.numbers.delta[0]):
             return "no AP to compare: nobody in the ground truth can be scored"
-        least = 2 / (self.resamples + 1)
-        sign = "≤" if p <= least else "="
-        told = (
-            f"AP {_points(delta)} ({100 * self.level:g} % interval {_points(low)} … {_points(high)}, p {sign} {p:.2g})"
-        )
-        if p >= 1 - self.level:
-            return f"no difference that {self.images:,} images could show: {told}"
-        return f"{'B' if delta > 0 else 'A'} is better: {told}"
+        return verdict("AP", self.numbers, self.resamples, self.images, self.level)
 
     def lines(self) -> list[str]:
         """The verdict, then what differs beyond chance, and how many people changed."""
         change = schema.values(self.people["change"])
         better, worse = int((change > CHANGED).sum()), int((change < -CHANGED).sum())
         out = [self.verdict()]
-        out += self._clear("keypoint", self.keypoints, ("keypoint",))
-        out += self._clear("slice", self.slices, ("by", "slice"))
+        out += clear("keypoint", self.keypoints, ("keypoint",), self.level)
+        out += clear("slice", self.slices, ("by", "slice"), self.level)
         out.append(
             f"{len(change):,} people: OKS more than {CHANGED} better in B for {better:,}, worse for {worse:,}; "
             f"found by A alone {_alone(self.people, 'a'):,}, by B alone {_alone(self.people, 'b'):,}"
         )
         return out
-
-    def _clear(self, what: str, table: pa.Table, keys: tuple[str, ...]) -> list[str]:
-        """One line about the rows that differ, the greatest difference first.
-
-        So many that of those named at most 1 - level are chance (Benjamini & Hochberg, *Controlling the False
-        Discovery Rate*, J. R. Stat. Soc. B 57, 1995).
-        """
-        rows = sorted((row for row in table.to_pylist() if row["p"] is not None), key=lambda row: float(row["p"]))
-        if not rows:
-            return []
-        passed = [i for i, row in enumerate(rows, 1) if row["p"] <= (1 - self.level) * i / len(rows)]
-        clear = sorted(rows[: max(passed, default=0)], key=lambda row: -abs(float(row["delta"])))
-        if not clear:
-            return [f"no {what} of {len(rows)} differs beyond chance"]
-        shown = ", ".join(f"{' '.join(r[key] for key in keys)} {_points(r['delta'])}" for r in clear[:5])
-        return [f"{what}s that differ beyond chance, {len(clear)} of {len(rows)}: {shown}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: numbers, keypoints and slices whole; of the people counts and the ten that changed most."""
@@ -149,8 +134,43 @@ class Comparison:
         }
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+def verdict(
+    name: str,
+    numbers: Differences,
+    resamples: int,
+    images: int,
+    level: float,
+    *,
+    shown: Callable[[float], str] = points,
+    less_is_better: bool = False,
+) -> str:
+    """Which model is better, if any, by the first of the numbers: one sentence."""
+    delta, low, high, p = (float(getattr(numbers, column)[0]) for column in ("delta", "low", "high", "p"))
+    sign = "≤" if p <= 2 / (resamples + 1) else "="
+    interval = f"{100 * level:g} % interval {shown(low)} … {shown(high)}"
+    told = f"{name} {shown(delta)} ({interval}, p {sign} {p:.2g})"
+    if p >= 1 - level:
+        return f"no difference that {images:,} images could show: {told}"
+    return f"{'B' if (delta < 0) == less_is_better else 'A'} is better: {told}"
+
+
+def clear(
+    what: str, table: pa.Table, keys: tuple[str, ...], level: float, shown: Callable[[float], str] = points
+) -> list[str]:
+    """One line about the rows that differ, the greatest difference first.
+
+    So many that of those named at most 1 - level are chance (Benjamini & Hochberg, *Controlling the False Discovery
+    Rate*, J. R. Stat. Soc. B 57, 1995).
+    """
+    rows = sorted((row for row in table.to_pylist() if row["p"] is not None), key=lambda row: float(row["p"]))
+    if not rows:
+        return []
+    passed = [i for i, row in enumerate(rows, 1) if row["p"] <= (1 - level) * i / len(rows)]
+    found = sorted(rows[: max(passed, default=0)], key=lambda row: -abs(float(row["delta"])))
+    if not found:
+        return [f"no {what} of {len(rows)} differs beyond chance"]
+    told = ", ".join(f"{' '.join(row[key] for key in keys)} {shown(row['delta'])}" for row in found[:5])
+    return [f"{what}s that differ beyond chance, {len(found)} of {len(rows)}: {told}"]
 
 
 def _alone(people: pa.Table, who: str) -> int:
@@ -159,22 +179,52 @@ def _alone(people: pa.Table, who: str) -> int:
     return int((found[who] & ~found["b" if who == "a" else "a"]).sum())
 
 
+@overload
 def compare(
-    a: Evaluation,
-    b: Evaluation,
+    a: Evaluation, b: Evaluation, n: int = ..., seed: int = ..., *, level: float = ...,
+    by: str | Sequence[str] | None = ...,
+) -> Comparison: ...  # fmt: skip
+
+
+@overload
+def compare(
+    a: PointsEvaluation, b: PointsEvaluation, n: int = ..., seed: int = ..., *, level: float = ..., by: None = ...
+) -> PointsComparison: ...
+
+
+def compare(
+    a: Evaluation | PointsEvaluation,
+    b: Evaluation | PointsEvaluation,
     n: int = 1000,
     seed: int = 0,
     *,
     level: float = 0.95,
     by: str | Sequence[str] | None = None,
-) -> Comparison:
+) -> Comparison | PointsComparison:
     """Two evaluations of one ground truth: every number's difference with its interval and p-value, and where it lies.
 
-    n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`. The p-value is
-    two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is never 0.
-    Raises EvaluationError where the two were not scored against the same people, and as `bootstrap` and `slices`.
+    n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`, of metrics by OKS. The
+    p-value is two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is
+    never 0. Two `PointsEvaluation`s give a `points.comparison.PointsComparison`.
+    Raises EvaluationError where the two were not scored against the same people, or not by the same metric, and as
+    `bootstrap` and `slices`.
     """
     bootstrap.check_settings(n, seed, level)
+    if isinstance(a, Evaluation) and isinstance(b, Evaluation):
+        return _compare(a, b, n, seed, level, by)
+    from kpdata.eval.points.comparison import compare_points
+
+    if isinstance(a, Evaluation) or isinstance(b, Evaluation):
+        names = [one.facts["metric"] if isinstance(one, Evaluation) else one.metric for one in (a, b)]
+        raise EvaluationError(f"A was scored by {names[0]}, B by {names[1]}", hint="score both by one metric")
+    if by:
+        raise EvaluationError(f"{a.metric} has no slices to compare", hint="slices are of matches by OKS: --metric oks")
+    return compare_points(a, b, n, seed, level)
+
+
+def _compare(
+    a: Evaluation, b: Evaluation, n: int, seed: int, level: float, by: str | Sequence[str] | None
+) -> Comparison:
     parts = list(zip(a.sides.parts, b.sides.parts, strict=False))
     notes = _same_ground_truth(a, b)
     images = np.unique(np.concatenate([one.image_ids for one, _ in parts]))
@@ -192,7 +242,7 @@ def compare(
     people = [_people(*both, *found) for both, found in zip(parts, pairings, strict=True)]
     return Comparison(
         names=bootstrap.NAMES,
-        numbers=_differences(whole[0], whole[1], level),
+        numbers=differences(whole[0], whole[1], level),
         keypoints=pa.concat_tables(keypoints),
         slices=pa.concat_tables(slices),
         people=_sorted(pa.concat_tables(people)),
@@ -217,7 +267,7 @@ def _same_ground_truth(a: Evaluation, b: Evaluation) -> tuple[str, ...]:
         names = one.skeleton.keypoint_names, two.skeleton.keypoint_names
         alike = names[0] == names[1] and np.array_equal(one.params.sigmas, two.params.sigmas)
         same = np.array_equal(one.image_ids, two.image_ids) and all(
-            np.array_equal(getattr(one.truth, key), getattr(two.truth, key))
+            np.array_equal(getattr(one.truth, key), getattr(two.truth, key), equal_nan=True)
             for key in ("annotation_id", "image_id", "area")
         )
         if not alike or not same:
@@ -250,7 +300,8 @@ def _sampled(
     return value, bootstrap.pick(*bootstrap.resampled(curves, images, recalls, n, seed), cells)
 
 
-def _differences(a: Sampled, b: Sampled, level: float) -> Differences:
+def differences(a: Sampled, b: Sampled, level: float) -> Differences:
+    """b - a, with percentile intervals and two-sided p-values of the resamples."""
     delta = b[1] - a[1]
     low, high = bootstrap.percentiles(delta, level)
     count = (~np.isnan(delta)).sum(axis=0)
@@ -276,14 +327,14 @@ def _keypoints(one: Part, two: Part, pair_one: Pairing, pair_two: Pairing, draws
             count, *terms = weight.astype(np.float64) @ sums
             sampled[:, start : start + len(weight)] = np.stack(terms) / count
         value = sums[1:].sum(axis=1) / sums[0].sum(axis=0)
-    found = _differences((value[0], sampled[0]), (value[1], sampled[1]), draws.level)
+    found = differences((value[0], sampled[0]), (value[1], sampled[1]), draws.level)
     k = len(one.skeleton)
     columns = {
         "skeleton": schema.constant(one.skeleton.name, k),
         "keypoint": schema.strings(one.skeleton.keypoint_names),
         "labelled": schema.fixed(labelled.sum(axis=0), pa.int64()),
     }
-    return schema.table(KEYPOINTS, k, columns | _as_columns(found))
+    return schema.table(KEYPOINTS, k, columns | as_columns(found))
 
 
 def _terms(part: Part, pairing: Pairing) -> Floats:
@@ -307,7 +358,7 @@ def _slices(one: Part, two: Part, kinds: Sequence[Slicing], draws: _Draws) -> pa
         value, _ = bootstrap.resample(curves, np.ones((1, len(images)), np.int32), recalls)
         drawn, _ = bootstrap.resampled(curves, images, recalls, draws.n, draws.seed)
         sampled.append((value[0].mean(axis=1), drawn.mean(axis=2)))
-    found = _differences(sampled[0], sampled[1], draws.level)
+    found = differences(sampled[0], sampled[1], draws.level)
     people = np.concatenate(
         [np.bincount(kind.person[counted & (kind.person >= 0)], minlength=len(kind.labels)) for kind in kinds]
     )
@@ -318,12 +369,13 @@ def _slices(one: Part, two: Part, kinds: Sequence[Slicing], draws: _Draws) -> pa
         "slice": schema.strings([label for _, label in names]),
         "people": schema.fixed(people, pa.int64()),
     }
-    table = schema.table(SLICES, len(names), columns | _as_columns(found))
+    table = schema.table(SLICES, len(names), columns | as_columns(found))
     kept = np.flatnonzero(people > 0)
     return schema.take(table, kept[np.argsort(found.delta[kept], kind="stable")])
 
 
-def _as_columns(found: Differences) -> dict[str, pa.Array]:
+def as_columns(found: Differences) -> dict[str, pa.Array]:
+    """The six columns of a table, null for NaN."""
     return {name: schema.fixed(values, pa.float64(), ~np.isnan(values)) for name, values in found.columns().items()}
 
 

@@ -16,6 +16,7 @@ from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval import protocols, remarks
 from kpdata.eval.average_precision import Curves, accumulate, summarize
+from kpdata.eval.lines import lines
 from kpdata.eval.oks import Mode, Params
 from kpdata.eval.part import Pairing, Part, pair
 from kpdata.eval.prepare import Sides, UnknownImages, prepare
@@ -27,19 +28,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kpdata.eval.bootstrap import Intervals
+    from kpdata.eval.calibration import Calibration
     from kpdata.eval.errors import KeypointErrors
     from kpdata.eval.points import PointsEvaluation
     from kpdata.eval.points.lengths import Normalize
     from kpdata.eval.report.sections import PartReport
 
 METRIC = protocols.OKS.title
-_ROWS = (
-    ("all", "0.50:0.95", ""),
-    ("all", "0.50", "50"),
-    ("all", "0.75", "75"),
-    ("medium", "0.50:0.95", "m"),
-    ("large", "0.50:0.95", "l"),
-)
 
 
 @dataclass(frozen=True)
@@ -81,19 +76,8 @@ class Evaluation:
         return {**self.facts, "stats": self.stats, "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
-        """For a terminal. oks: the ten lines as pycocotools' `summarize` prints them (cocoeval.py:430–456); crowdpose:
-        nine in the same form; wholebody: a table with a row a group; aic: three."""
-        if "AP" not in self.stats:
-            return _table(self.stats) if "whole_AP" in self.stats else _rows_of(self.stats)
-        most = self.facts["max_dets"][-1]
-        lines = [
-            _line(key, iou, f"area={area:>6s}", most, self.stats[key + suffix])
-            for key in ("AP", "AR")
-            for area, iou, suffix in _ROWS
-            if key + suffix in self.stats
-        ]
-        levels = {key: level for key, level in protocols.CROWD_LEVELS.items() if key in self.stats}
-        return lines + [_line("AP", "0.50:0.95", f"type={v:>6s}", most, self.stats[k]) for k, v in levels.items()]
+        """For a terminal, in the form of the metric's own evaluator (`lines.lines`)."""
+        return lines(self.stats, self.facts["max_dets"][-1])
 
     # ------------------------------------------------------------------------------------------------------- why
 
@@ -125,9 +109,19 @@ class Evaluation:
     def per_keypoint(self) -> pd.DataFrame:
         """A row a keypoint and visibility: labelled, found, OKS term, PCK, errors in pixels, √area and sigmas, bias
         (`keypoints.per_keypoint`); a `skeleton` column where there are several."""
-        from kpdata.eval.keypoints import per_keypoint
+        return self._frame(self._per_keypoint)
 
-        return self._frame([per_keypoint(*of) for of in zip(self.sides.parts, self.pairings, strict=True)])
+    def keypoint_ap(self) -> pd.DataFrame:
+        """`keypoint` and `ap`: COCO's AP of a skeleton of this keypoint only (`keypoints.keypoint_ap`)."""
+        from kpdata.eval.keypoints import keypoint_ap_table
+
+        return self._frame([keypoint_ap_table(part) for part in self.sides.parts])
+
+    def plot_keypoints(self, path: Path | str, *, force: bool = False) -> None:
+        """Write a picture of `per_keypoint`, .png, .pdf, .svg … (`report.figures.plot_keypoints`)."""
+        from kpdata.eval.report.figures import plot_keypoints
+
+        plot_keypoints(joined(self.sides, self._per_keypoint), Path(path), force=force)
 
     def errors(self) -> pd.DataFrame:
         """Good, jitter, inversion, swap, miss: counts and shares (Ronchi & Perona; `errors.count_errors`)."""
@@ -141,9 +135,27 @@ class Evaluation:
 
         return self._frame([count_people(*of) for of in zip(self.sides.parts, self.pairings, strict=True)])
 
+    def missed_people(self) -> pd.DataFrame:
+        """Whom nobody found, by size, labelled keypoints and crowding (`errors.missed_people`)."""
+        from kpdata.eval.errors import missed_people
+
+        return self._frame([missed_people(*of) for of in zip(self.sides.parts, self.pairings, strict=True)])
+
     def opportunity(self) -> pd.DataFrame:
         """What correcting each kind of error would add to AP and AR (`opportunity.opportunity`)."""
-        return self._frame(list(self._gains))
+        return self._frame(self._gains)
+
+    def opportunity_by_size(self) -> pd.DataFrame:
+        """The same for people of all sizes, medium and large ones (`opportunity.opportunity_by_size`)."""
+        return self._frame(self._gains_by_size)
+
+    def calibration(self, bins: int = 15) -> tuple[Calibration, ...]:
+        """What scores of people and keypoints are worth, the numbers at every score threshold, and precision-recall
+        curves (`calibration.calibration`): one for each of `sides.parts`, that is, for each skeleton."""
+        from kpdata.eval.calibration import calibration
+
+        both = zip(self.sides.parts, self.pairings, strict=True)
+        return tuple(calibration(part, found, bins) for part, found in both)
 
     def slices(
         self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
@@ -226,33 +238,50 @@ class Evaluation:
         return report.report(data, path, images=images, limit=limit, force=force)
 
     @cached_property
-    def _gains(self) -> tuple[pa.Table, ...]:
-        from kpdata.eval.opportunity import opportunity
+    def _per_keypoint(self) -> tuple[pa.Table, ...]:
+        from kpdata.eval.keypoints import per_keypoint
 
-        return tuple(opportunity(*of) for of in self._analysed())
+        return tuple(per_keypoint(*of) for of in zip(self.sides.parts, self.pairings, strict=True))
+
+    @cached_property
+    def _gains_by_size(self) -> tuple[pa.Table, ...]:
+        from kpdata.eval.opportunity import opportunity_by_size
+
+        return tuple(opportunity_by_size(*of) for of in self._analysed())
+
+    @property
+    def _gains(self) -> tuple[pa.Table, ...]:
+        from kpdata.eval.opportunity import of_size
+
+        return tuple(of_size(table, "all") for table in self._gains_by_size)
 
     def _analysed(self) -> list[tuple[Part, Pairing, KeypointErrors]]:
         return list(zip(self.sides.parts, self.pairings, self.keypoint_errors, strict=True))
 
     def _sections(self, by: str | Sequence[str] | None, n: int, seed: int) -> list[PartReport]:
-        from kpdata.eval import calibration, errors, keypoints
+        from kpdata.eval import errors, keypoints
         from kpdata.eval.report import figures
         from kpdata.eval.report.sections import PartReport
 
-        found = zip(self._analysed(), self._gains, self.slice_tables(by, n=n, seed=seed), strict=True)
+        tables = (
+            self._per_keypoint,
+            self._gains_by_size,
+            self.slice_tables(by, n=n, seed=seed),
+            self.calibration(),
+        )
         return [
             PartReport(
                 skeleton=part.skeleton,
                 places=figures.layout(part.skeleton, part.truth.keypoints, part.truth.labelled),
-                per_keypoint=keypoints.per_keypoint(part, pairing),
+                per_keypoint=each,
                 keypoint_ap=keypoints.keypoint_ap(part),
                 errors=errors.count_errors(part, pairing, kinds),
                 people=errors.count_people(part, pairing),
                 opportunity=gains,
                 slices=sliced,
-                calibration=calibration.calibration(part, pairing),
+                calibration=scores,
             )
-            for (part, pairing, kinds), gains, sliced in found
+            for (part, pairing, kinds), each, gains, sliced, scores in zip(self._analysed(), *tables, strict=True)
         ]
 
     def _frame(self, tables: Sequence[pa.Table]) -> pd.DataFrame:
@@ -271,24 +300,6 @@ def joined(sides: Sides, tables: Sequence[pa.Table]) -> pa.Table:
         table.add_column(0, "skeleton", schema.constant(name, table.num_rows))
         for name, table in zip(names, tables, strict=True)
     )
-
-
-def _line(kind: str, iou: str, which: str, most: int, value: float) -> str:
-    title = {"AP": "Average Precision  (AP)", "AR": "Average Recall     (AR)"}[kind]
-    return f" {title} @[ IoU={iou:<9} | {which} | maxDets={most:>3d} ] = {value:0.3f}"
-
-
-def _table(stats: Mapping[str, float]) -> list[str]:
-    """A row a group of keypoints, a column a number."""
-    names = [name.removeprefix("whole_") for name in stats if name.startswith("whole_")]
-    rows = [[f"{stats[f'{group}_{name}']:6.3f}" for name in names] for group in protocols.GROUPS]
-    head = " " * 10 + " ".join(f"{name:>6s}" for name in names)
-    return [head, *(f"{group:<10s}" + " ".join(row) for group, row in zip(protocols.GROUPS, rows, strict=True))]
-
-
-def _rows_of(stats: Mapping[str, float]) -> list[str]:
-    ranges = {"mAP": "0.50:0.95", "mAP50": "0.50", "mAP75": "0.75"}
-    return [f" Share of people found @[ OKS > {ranges[name]:<9} ] = {value:0.3f}" for name, value in stats.items()]
 
 
 def evaluate(

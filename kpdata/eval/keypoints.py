@@ -234,3 +234,10 @@ def keypoint_ap(part: Part) -> Floats:
         known = precision[precision > -1]
         numbers[k] = known.mean() if len(known) else np.nan
     return numbers
+
+
+def keypoint_ap_table(part: Part) -> pa.Table:
+    """`keypoint_ap` beside the names: `keypoint`, `ap`, null where nobody counted has a label."""
+    values = keypoint_ap(part)
+    columns = [schema.strings(part.skeleton.keypoint_names), schema.fixed(values, pa.float64(), ~np.isnan(values))]
+    return pa.Table.from_arrays(columns, names=["keypoint", "ap"])

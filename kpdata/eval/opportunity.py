@@ -81,37 +81,74 @@ def opportunity(part: Part, pairing: Pairing, errors: KeypointErrors, *, rules: 
     baseline equals the reported numbers; traps of the strict mode stay in all of them.
     Raises EvaluationError for other rules.
     """
+    return _corrected(part, pairing, errors, rules, all_sizes(part))[0]
+
+
+def opportunity_by_size(part: Part, pairing: Pairing, errors: KeypointErrors, *, rules: Rules = "kpdata") -> pa.Table:
+    """`opportunity` for each area range of `part.params`: its rows behind a first column `size` ("all", "medium", …).
+
+    As in APm and APl, people of other sizes are ignored, with those who found them, and unmatched predictions of other
+    sizes too; scores are mended for everybody. Counts are of people, and of predictions, of that size.
+    """
+    params = part.params
+    tables = _corrected(part, pairing, errors, rules, params)
+    return pa.concat_tables(
+        table.add_column(0, "size", schema.constant(label, table.num_rows))
+        for label, table in zip(params.area_labels, tables, strict=True)
+    )
+
+
+def of_size(table: pa.Table, size: str) -> pa.Table:
+    """The rows of one size of an `opportunity_by_size`, as `opportunity` gives them; none where it has no such size."""
+    rows = [row for row, label in enumerate(schema.texts(table["size"])) if label == size]
+    return schema.take(table, np.array(rows, np.int64)).drop_columns(["size"])
+
+
+def _corrected(part: Part, pairing: Pairing, errors: KeypointErrors, rules: Rules, params: Params) -> list[pa.Table]:
+    """A table for each area range of `params`: matched together, since only who is ignored differs."""
     if rules not in ("kpdata", "coco-analyze"):
         raise EvaluationError(f"rules {rules!r}, expected 'kpdata' or 'coco-analyze'")
-    scene = _Scene(part, pairing, errors, rules)
+    scene = _Scene(part, pairing, errors, rules, params)
     start = step = scene.start()
-    alone, cumulative = {"baseline": _numbers(scene, start)}, {"baseline": _numbers(scene, start)}
+    baseline = _numbers(scene, start)
+    alone, cumulative = {"baseline": baseline}, {"baseline": baseline}
     single = start
     for name in ERRORS:
         beside = rules == "coco-analyze" and name == "false_negatives"
         single = _correct(scene, single if beside else start, name)
         step = single if step is start else _correct(scene, step, name)
         alone[name], cumulative[name] = _numbers(scene, single), _numbers(scene, step)
-    columns = {"error": schema.strings(list(alone)), "count": schema.fixed(_counts(scene, start), pa.int64())}
+    return [_table(scene, start, alone, cumulative, a) for a in range(len(params.area_labels))]
+
+
+def _table(
+    scene: _Scene, start: _Step, alone: dict[str, list[_Numbers]], cumulative: dict[str, list[_Numbers]], a: int
+) -> pa.Table:
+    """The rows of area range `a`."""
+    columns = {"error": schema.strings(list(alone)), "count": schema.fixed(_counts(scene, start, a), pa.int64())}
     before = ["baseline", *(["baseline"] * len(ERRORS))]
-    if rules == "coco-analyze":
+    if scene.rules == "coco-analyze":
         before[-1] = "false_positives"
-    columns |= _columns(scene, alone, before, "")
-    columns |= _columns(scene, cumulative, ["baseline", "baseline", *ERRORS[:-1]], "cumulative_")
+    columns |= _columns({name: of[a] for name, of in alone.items()}, before, "")
+    above = ["baseline", "baseline", *ERRORS[:-1]]
+    columns |= _columns({name: of[a] for name, of in cumulative.items()}, above, "cumulative_")
     return pa.Table.from_arrays(list(columns.values()), names=list(columns))
 
 
-def _counts(scene: _Scene, start: _Step) -> list[int]:
+def _counts(scene: _Scene, start: _Step, a: int) -> list[int]:
     part, pairing = scene.part, scene.pairing
-    keypoints = [int((scene.errors.kind == kind).sum()) for kind in KEYPOINT_ERRORS.values()]
+    low, high = scene.params.area_ranges[a]
+    people, found = (~((area < low) | (area > high)) for area in (part.truth.area, part.detections.area))
+    mine = people[pairing.truth][:, None]
+    keypoints = [int(((scene.errors.kind == kind) & mine).sum()) for kind in KEYPOINT_ERRORS.values()]
     truth, looked_at = start.order.gt_rows[start.links.gt], np.isin(start.links.row, start.order.dt_rows)
     kept = looked_at & part.counted()[truth]
     near = Proximity(start.links.row[kept], truth[kept], start.links.oks[kept])
-    misscored = len(score_errors(near, part.detections.score))
-    return [0, *keypoints, misscored, len(pairing.spurious), len(pairing.missed)]
+    misscored = int(people[score_errors(near, part.detections.score)].sum())
+    return [0, *keypoints, misscored, int(found[pairing.spurious].sum()), int(people[pairing.missed].sum())]
 
 
-def _columns(scene: _Scene, rows: dict[str, _Numbers], before: list[str], prefix: str) -> dict[str, pa.Array]:
+def _columns(rows: dict[str, _Numbers], before: list[str], prefix: str) -> dict[str, pa.Array]:
     """The numbers of all rows, and each minus that of the row which `before` names."""
     table = np.array([row.values for row in rows.values()])
     place = {name: at for at, name in enumerate(rows)}
@@ -147,9 +184,8 @@ class _Step:
 class _Scene:
     """What all corrections share."""
 
-    def __init__(self, part: Part, pairing: Pairing, errors: KeypointErrors, rules: Rules) -> None:
-        self.part, self.pairing, self.errors, self.rules = part, pairing, errors, rules
-        self.params: Params = all_sizes(part)
+    def __init__(self, part: Part, pairing: Pairing, errors: KeypointErrors, rules: Rules, params: Params) -> None:
+        self.part, self.pairing, self.errors, self.rules, self.params = part, pairing, errors, rules, params
         least = min(PROXIMITY_OKS, float(self.params.iou_thresholds.min()))
         self.near = replace(self.params, iou_thresholds=np.array([least]))
 
@@ -308,28 +344,34 @@ class _Numbers:
     ap_by_oks: list[float]  # (T,)
 
 
-def _numbers(scene: _Scene, step: _Step) -> _Numbers:
-    precision, recall = _curves(scene, step)
+def _numbers(scene: _Scene, step: _Step) -> list[_Numbers]:
+    """For each area range."""
+    curves = _curves(scene, step)
     half, three_quarters = (np.isclose(scene.params.iou_thresholds, level, rtol=0, atol=1e-9) for level in (0.5, 0.75))
-    values = [_mean(of) for each in (precision, recall) for of in (each, each[half], each[three_quarters])]
-    return _Numbers(tuple(values), [_mean(row) for row in precision])
+    found = []
+    for a in range(len(scene.params.area_labels)):
+        precision, recall = (each[..., a] for each in curves)
+        values = [_mean(of) for each in (precision, recall) for of in (each, each[half], each[three_quarters])]
+        found.append(_Numbers(tuple(values), [_mean(row) for row in precision]))
+    return found
 
 
 def _curves(scene: _Scene, step: _Step) -> tuple[Floats, Floats]:
-    """Precision (T, R, C) and recall (T, C)."""
+    """Precision (T, R, C, A) and recall (T, C, A)."""
     params, matches = scene.params, step.matches
     if not step.without_unmatched:
         curves = accumulate(matches, params)
-        return curves.precision[:, :, :, 0, -1], curves.recall[:, :, 0, -1]
+        return curves.precision[..., -1], curves.recall[..., -1]
     precision, recall = [], []
     for t in range(len(params.iou_thresholds)):
         hit = matches.matched[:, t : t + 1]
-        unmatched = np.ones(len(matches.gt_row), bool)
-        unmatched[matches.pair_gt[hit[hit >= 0]]] = False
+        unmatched = np.ones_like(matches.gt_ignored)
+        for a, found in enumerate(hit[:, 0]):
+            unmatched[a, matches.pair_gt[found[found >= 0]]] = False
         single = replace(params, iou_thresholds=params.iou_thresholds[t : t + 1])
         curves = accumulate(replace(matches, matched=hit, gt_ignored=matches.gt_ignored | unmatched), single)
-        precision.append(curves.precision[0, :, :, 0, -1])
-        recall.append(curves.recall[0, :, 0, -1])
+        precision.append(curves.precision[0, ..., -1])
+        recall.append(curves.recall[0, ..., -1])
     return np.array(precision), np.array(recall)
 
 

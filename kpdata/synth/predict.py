@@ -177,12 +177,14 @@ def _predict_chunk(
     other = _someone_else(rows, b, start, rng)
     xy = own.copy()
     done = np.zeros(kind.shape, bool)
+    smaller = np.minimum(truth.area[rows], truth.area[other])
+    area = np.where(kind == Kind.SWAP, smaller[:, None], truth.area[rows, None])
     for _ in range(_TRIES):
         target = _targets(truth, rows, other, kind, rng)
         low, high = _AIM[kind][..., 0], _AIM[kind][..., 1]
         angle = 2 * np.pi * rng.random(kind.shape)
         ks = low + (high - low) * rng.random(kind.shape)
-        reach = np.sqrt(-2 * np.log(ks) * truth.area[rows, None]) * 2 * truth.sigma
+        reach = np.sqrt(-2 * np.log(ks) * area) * 2 * truth.sigma
         tried = np.round(target + reach[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1), 2)
         fits = _is_kind(truth, rows, a, b, start, tried, kind) & ~done
         xy[fits] = tried[fits]
@@ -228,33 +230,42 @@ def _targets(truth: _Truth, rows: Ints, other: Ints, kind: Ints, rng: np.random.
 
 
 def _is_kind(truth: _Truth, rows: Ints, a: Ints, b: Ints, start: Ints, tried: Floats, kind: Ints) -> NDArray[np.bool_]:
-    """(M, K) the position is of its kind with some margin, whichever person's area the similarity is measured with."""
+    """(M, K) the position is of its kind with some margin.
+
+    Ronchi & Perona measure a place with the area of the person whose place it is, others with that of the person who
+    is meant. Both agree here: who is near is near by the smaller of the two areas, who is far is far by the larger.
+    """
     twin = truth.twin
     has_twin = twin != np.arange(len(twin))
     xy = np.where(truth.labelled[..., None], truth.xy, np.inf)
     spread = 2 * np.square(2 * truth.sigma)
-    stranger = b != rows[a]
+    stranger = (b != rows[a])[:, None]
     with np.errstate(invalid="ignore"):
-        area = np.where(stranger, np.maximum(truth.area[rows][a], truth.area[b]), truth.area[b])[:, None]
-        same = np.exp(-np.square(tried[a] - xy[b]).sum(-1) / (area * spread))  # (pairs, K)
-        turned = np.exp(-np.square(tried[a] - xy[b][:, twin]).sum(-1) / (area * spread)) * has_twin
-    same, turned = np.nan_to_num(same), np.nan_to_num(turned)
-    mine = np.where(stranger[:, None], 0, same)
-    own, own_twin = np.add.reduceat(mine, start), np.add.reduceat(np.where(stranger[:, None], 0, turned), start)
-    others = np.maximum.reduceat(np.where(stranger[:, None], np.maximum(same, turned), 0), start)
-    rivals = np.maximum(own_twin, others)
-    near = own > 1.02 * rivals
+        same = np.square(tried[a] - xy[b]).sum(-1) / spread  # (pairs, K), times an area
+        turned = np.where(has_twin, np.square(tried[a] - xy[b][:, twin]).sum(-1) / spread, np.inf)
+    # Distances grow where similarities fall, by either area.
+    near, far = (size(truth.area[rows][a], truth.area[b])[:, None] for size in (np.minimum, np.maximum))
+    own, own_twin = (np.add.reduceat(np.where(stranger, 0, _ks(distance / near)), start) for distance in (same, turned))
+    nearest = np.where(stranger, np.fmin(same, turned), np.inf)
+    surely, maybe = (np.maximum.reduceat(_ks(nearest / area), start) for area in (near, far))
+    rivals = np.maximum(own_twin, maybe)
+    own_best = own > 1.02 * rivals
     return np.select(
         [kind == k for k in Kind if k >= 0],
         [
-            near & (own > 0.86),
-            near & (own > 0.51) & (own < 0.84),
-            (own < 0.45) & (own_twin > 0.86) & (own_twin > 1.02 * others),
-            (own < 0.45) & (own_twin < 0.45) & (others > 0.86),
+            own_best & (own > 0.86),
+            own_best & (own > 0.51) & (own < 0.84),
+            (own < 0.45) & (own_twin > 0.86) & (own_twin > 1.02 * maybe),
+            (own < 0.45) & (own_twin < 0.45) & (surely > 0.86),
             (own < 0.45) & (rivals < 0.45),
         ],
         default=np.zeros(kind.shape, bool),
     )
+
+
+def _ks(distance: Floats) -> Floats:
+    """exp(-distance), 0 where there is no such place."""
+    return np.nan_to_num(np.exp(-distance))
 
 
 # --------------------------------------------------------------------------------------------------- rows and scores

@@ -83,14 +83,17 @@ def test_the_same_file_twice(run, made):
 
 
 def test_what_cannot_be_compared(run, made, worse):
-    """No resamples is wrong usage; annotations in B's place, and a metric that is none by OKS, are errors in words."""
+    """No resamples is wrong usage; annotations in B's place, and options of other metrics, are errors in words."""
     a = made / "predictions.json"
     assert run("compare", a, worse, "--bootstrap", 0).code == 2
     done = run("compare", a, made / "coco.json")
     assert (done.code, "coco.json: these are annotations" in done.err) == (1, True)
-    done = run("compare", a, worse, "--metric", "pck")
-    assert done.code == 1
-    assert "expected one by OKS" in done.err
+    done = run("compare", a, worse, "--metric", "pck", "--slice", "size")
+    assert (done.code, "PCK has no slices" in done.err) == (1, True)
+    done = run("compare", a, worse, "--metric", "pck", "--area", "bbox")
+    assert (done.code, "no option area" in done.err) == (1, True)
+    done = run("compare", a, worse, "--normalize", "torso")
+    assert (done.code, "no option normalize" in done.err) == (1, True)
     done = run("compare", a, worse, "--gt", made / "crowdpose.json")
     assert done.code == 1
     assert "17 keypoints" in done.err
@@ -112,3 +115,34 @@ def test_options_of_the_score(run, made, worse, tmp_path):
         assert report["stats"]["AP"][side] == pytest.approx(alone["AP"], abs=1e-12)
     assert any(note.startswith("B: 1 predictions for 1 images") for note in report["notes"])
     assert run("compare", *files, "--mode", "x").code == 2
+
+
+def test_single_people(run, made, worse, tmp_path):
+    """By PCK: both models' numbers are those of `kpdata eval` with the same options; the people are saved."""
+    options = ("--metric", "pck", "--normalize", 40, "--threshold", 0.25)
+    files = (made / "predictions.json", worse)
+    out = tmp_path / "people.parquet"
+    report = json.loads(run("compare", *files, *options, "--bootstrap", 50, "--json", "--people", out).out)
+    assert report["metric"] == "PCK"
+    assert report["verdict"].startswith("A is better: PCK@0.25 −")
+    for side, path in zip("ab", files, strict=True):
+        alone = json.loads(run("eval", path, "--gt", made / "coco.json", *options, "--json").out)
+        for name in ("PCK@0.25", "mean", "total", "Wrist"):
+            assert report["stats"][name][side] == pytest.approx(alone["stats"][name], abs=1e-12)
+        rows = {row["keypoint"]: row["PCK@0.25"] for row in alone["per_keypoint"]}
+        assert {row["keypoint"]: row[side] for row in report["keypoints"]} == pytest.approx(rows, abs=1e-12)
+    table = pq.read_table(out)
+    assert table.num_rows == report["people"]["count"]
+    assert table["change"].to_pylist() == sorted(table["change"].to_pylist())
+    printed = run("compare", *files, *options, "--bootstrap", 50).out
+    assert "by PCK" in printed
+    assert report["verdict"] in printed
+    assert "Keypoints that changed most (PCK@0.25)" in printed
+
+
+def test_errors_in_pixels(run, made, worse):
+    """EPE is told in pixels, and less is better."""
+    done = run("compare", made / "predictions.json", worse, "--metric", "epe", "--bootstrap", 50)
+    assert done.code == 0, done.err
+    assert "Differences in pixels" in done.out
+    assert "A is better: EPE +" in done.out

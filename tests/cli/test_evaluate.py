@@ -9,8 +9,11 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from kpdata.skeleton import load
 
 NAMES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
 
@@ -152,10 +155,11 @@ def test_empty_predictions(run, made, tmp_path):
 
 
 def test_why_in_json_and_in_the_table(run, made):
-    """--why adds five lists to --json, and the table of a terminal shows their numbers."""
+    """--why adds eight lists to --json, and the tables of a terminal show their numbers."""
     plain = json.loads(run("eval", made / "predictions.json", "--json").out)
     report = json.loads(run("eval", made / "predictions.json", "--json", "--why").out)
-    assert set(report) - set(plain) == {"helps", "per_keypoint", "errors", "people", "opportunity"}
+    lists = {"helps", "per_keypoint", "keypoint_ap", "errors", "people", "missed_people", "opportunity"}
+    assert set(report) - set(plain) == lists | {"opportunity_by_size"}
     printed = run("eval", made / "predictions.json").out
     for number, words in enumerate(report["helps"], start=1):
         assert f"{number}. {words}" in printed
@@ -166,7 +170,121 @@ def test_why_in_json_and_in_the_table(run, made):
             shares = [f"{kinds[row['keypoint']][f'{kind}_share']:.0%}" for kind in ("good", "jitter", "inversion")]
             assert line[1:4] == [str(row["labelled"]), f"{row['oks_with_missed']:.3f}", f"{row['error_px_median']:.1f}"]
             assert line[4:7] == shares
+    for row in report["opportunity"][1:]:
+        line = next(line for line in printed.splitlines() if line.startswith(row["error"].replace("_", " ") + "  "))
+        assert f" {row['count']:,} " in line
+        assert f" {100 * row['ap_gain']:+.1f}" in line
     assert "What would help" not in run("eval", made / "predictions.json", "--no-why").out
+
+
+def test_numbers_by_size_are_those_of_pycocotools(run, made, judge):
+    """The baselines of medium and large people are APm, APl, ARm, ARl; each keypoint alone is AP of files cut down."""
+    report = json.loads(run("eval", made / "predictions.json", "--json", "--why").out)
+    first = {row["size"]: row for row in report["opportunity_by_size"] if row["error"] == "baseline"}
+    stats = dict(zip(NAMES, judge[0].stats.tolist(), strict=True))
+    for size, letter in (("all", ""), ("medium", "m"), ("large", "l")):
+        for key in ("AP", "AR"):
+            found = first[size][key.lower()]
+            assert (-1 if found is None else found) == pytest.approx(stats[key + letter], abs=1e-12)
+    truth, rows = (json.loads((made / name).read_bytes()) for name in ("coco.json", "predictions.json"))
+    for row in [*truth["annotations"], *rows]:
+        row["keypoints"] = row["keypoints"][:3]
+    for row in truth["annotations"]:
+        row["num_keypoints"] = int(row["keypoints"][2] > 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        cut = COCO()
+        cut.dataset = truth
+        cut.createIndex()
+        alone = COCOeval(cut, cut.loadRes(rows), "keypoints")
+        alone.params.kpt_oks_sigmas = alone.params.kpt_oks_sigmas[:1]
+        alone.evaluate()
+        alone.accumulate()
+    precision = alone.eval["precision"][..., 0, 0]
+    assert report["keypoint_ap"][0]["keypoint"] == "nose"
+    assert report["keypoint_ap"][0]["ap"] == pytest.approx(precision[precision > -1].mean(), abs=1e-12)
+
+
+def test_calibration(run, made, judge, tmp_path):
+    """--calibration: the curves are pycocotools' precision; the best threshold gives, as a cut through the file, its
+    AP; the ECE is the mean distance of its bins; without the option there is none, and a terminal shows the same."""
+    plain = json.loads(run("eval", made / "predictions.json", "--json").out)
+    report = json.loads(run("eval", made / "predictions.json", "--json", "--calibration").out)
+    assert set(report) - set(plain) == {"calibration"}
+    (found,) = report["calibration"]
+    assert found["skeleton"] == "coco_17"
+    np.testing.assert_array_equal(found["curves"]["precision"], judge[0].eval["precision"][:, :, 0, 0, 0])
+    for kind in ("persons", "keypoints"):
+        bins, count = found[kind]["bins"], sum(row["count"] for row in found[kind]["bins"])
+        gaps = [row["count"] / count * abs(row["mean_score"] - row["share_50"]) for row in bins]
+        assert found[kind]["ece_50"] == pytest.approx(sum(gaps))
+    best = found["best"]
+    rows = [row for row in json.loads((made / "predictions.json").read_bytes()) if row["score"] >= best["threshold"]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        cut = COCOeval(judge[0].cocoGt, judge[0].cocoGt.loadRes(rows), "keypoints")
+        cut.evaluate()
+        cut.accumulate()
+        cut.summarize()
+    assert (best["AP"], best["AR"]) == pytest.approx((cut.stats[0], cut.stats[5]), abs=1e-12)
+    printed = run("eval", made / "predictions.json", "--calibration").out
+    assert f"Are scores of people what they say? ECE {found['persons']['ece_50']:.3f} at OKS 0.5" in printed
+    line = next(line for line in printed.splitlines() if line.startswith(f"{best['threshold']:.3g} *"))
+    assert line.split()[-1] == f"{best['f1']:.3f}"
+    assert "Are scores" not in run("eval", made / "predictions.json").out
+
+
+def test_two_skeletons(run, made, tmp_path):
+    """Everything is told of each of them by its name, in the tables, the JSON and the picture."""
+    truth, rows = (json.loads((made / name).read_bytes()) for name in ("coco.json", "predictions.json"))
+    short = [
+        {**row, "id": 1000 + row["id"], "category_id": 2, "keypoints": row["keypoints"][:42], "num_keypoints": 14}
+        for row in truth["annotations"]
+    ]
+    names = list(load("crowdpose_14").keypoint_names)
+    truth["categories"].append({"id": 2, "name": "other", "keypoints": names, "skeleton": []})
+    truth["annotations"] += short
+    rows += [{**row, "category_id": 2, "keypoints": row["keypoints"][:42]} for row in rows]
+    for name, data in (("gt.json", truth), ("dt.json", rows)):
+        (tmp_path / name).write_text(json.dumps(data))
+    arguments = ("eval", tmp_path / "dt.json", "--gt", tmp_path / "gt.json", "--calibration")
+    report = json.loads(run(*arguments, "--why", "--json", "--plot", tmp_path / "k.svg").out)
+    both = {"coco_17", "crowdpose_14"}
+    assert {part["skeleton"] for part in report["calibration"]} == both
+    for key in ("per_keypoint", "keypoint_ap", "errors", "people", "missed_people", "opportunity_by_size"):
+        assert {row["skeleton"] for row in report[key]} == both, key
+    picture = (tmp_path / "k.svg").read_text(encoding="utf-8")
+    assert "coco 17 left ankle" in picture
+    assert f"crowdpose 14 {names[0].replace('_', ' ')}" in picture
+    lines = run(*arguments).out.splitlines()
+    assert sum(line.startswith(("coco_17 ", "crowdpose_14 ")) and " false negatives " in line for line in lines) == 2
+    assert any(line.startswith("Are scores of people of crowdpose_14 what they say?") for line in lines)
+
+
+def test_scores_that_are_no_probabilities(run, made, tmp_path):
+    """Logits have no ECE, and the terminal says why."""
+    rows = json.loads((made / "predictions.json").read_bytes())
+    (tmp_path / "dt.json").write_text(json.dumps([{**row, "score": 20 * row["score"] - 8} for row in rows]))
+    done = run("eval", tmp_path / "dt.json", "--gt", made / "coco.json", "--calibration", "--no-why")
+    assert done.code == 0
+    assert "Are scores of people what they say? scores lie in" in done.out
+    assert "they are no probabilities" in done.out
+
+
+@pytest.mark.parametrize("metric", [(), ("--metric", "pck"), ("--metric", "epe"), ("--metric", "pcp")])
+def test_plot(run, made, tmp_path, metric):
+    """--plot draws the keypoints by OKS or by PCK …; an ending that is no picture's is refused, a file kept."""
+    arguments = ("eval", made / "predictions.json", *metric, "--no-why")
+    done = run(*arguments, "--plot", tmp_path / "k.png")
+    assert done.code == 0, done.err
+    assert "k.png" in done.err
+    with Image.open(tmp_path / "k.png") as picture:
+        assert min(picture.size) > 300
+    assert run(*arguments, "--plot", tmp_path / "k.svg").code == 0
+    svg = (tmp_path / "k.svg").read_text(encoding="utf-8")
+    assert "lower arm" in svg if "pcp" in metric else "left ankle" in svg
+    done = run(*arguments, "--plot", tmp_path / "k.txt")
+    assert (done.code, "not written as '.txt'" in done.err) == (1, True)
+    done = run(*arguments, "--plot", tmp_path / "k.png")
+    assert (done.code, "exists already" in done.err) == (1, True)
 
 
 def test_bootstrap_and_slices(run, made):
@@ -261,6 +379,7 @@ def test_wrong_usage(run, made, monkeypatch, tmp_path, given, words):
     (("--metric", "pck", "--threshold", -1), "expected a number above 0"),
     (("--metric", "pck", "--normalize", "nose:nose"), "to itself is 0"),
     (("--metric", "pck", "--report", "r.html"), "PCK has no --report"),
+    (("--metric", "pck", "--calibration"), "PCK has no --calibration"),
     (("--metric", "aic", "--bootstrap", 5), "--as xtcocotools"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(run, made, monkeypatch, tmp_path, given, words):
@@ -341,6 +460,21 @@ def test_ground_truth_that_makes_no_score(run, made, tmp_path, change, ap, words
     report = json.loads(run("eval", made / "predictions.json", "--gt", tmp_path / "gt.json", "--json").out)
     assert report["stats"]["AP"] == pytest.approx(ap, abs=0.06)
     assert any(words in note for note in report["notes"]), report["notes"]
+
+
+def test_nobody_to_find_with_everything_asked_for(run, made, tmp_path):
+    """All are crowds: tables, page, picture, slices and calibration have nothing to show, and say so."""
+    truth = json.loads((made / "coco.json").read_bytes())
+    people = [{**row, "iscrowd": 1} for row in truth["annotations"]]
+    (tmp_path / "gt.json").write_text(json.dumps({**truth, "annotations": people}))
+    arguments = ("eval", made / "predictions.json", "--gt", tmp_path / "gt.json", "--calibration", "--slice", "size")
+    done = run(*arguments, "--plot", tmp_path / "k.png", "--report", tmp_path / "r.html")
+    assert done.code == 0, done.err
+    assert "Which scores to keep: nothing was predicted, or there is nobody to find" in done.out
+    assert "(all are crowds)" in done.err
+    report = json.loads(run(*arguments, "--why", "--json").out)
+    assert report["calibration"][0]["best"] is None
+    assert {row["ap"] for row in report["opportunity_by_size"]} == {None}
 
 
 def test_predictions_of_another_category(run, made, tmp_path):

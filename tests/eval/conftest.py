@@ -17,7 +17,18 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kpdata.eval import Curves, Detections, GroundTruth, Params, detection_area, evaluate_arrays, summarize
+from kpdata.eval import (
+    Curves,
+    Detections,
+    GroundTruth,
+    Params,
+    Part,
+    detection_area,
+    evaluate_arrays,
+    match,
+    summarize,
+)
+from kpdata.skeleton import Skeleton
 
 COCO_SIGMAS = COCOeval(iouType="keypoints").params.kpt_oks_sigmas
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
@@ -91,6 +102,27 @@ def to_arrays(case: Case) -> tuple[GroundTruth, Detections, Params]:
         area=detection_area(xy, boxes),
     )
     return gt, dt, params
+
+
+def part_of(case: Case) -> Part:
+    """The Part of a case, whose skeleton has no names worth knowing; keypoint scores are unknown."""
+    truth, detections, params = to_arrays(case)
+    images, categories = np.array(case.images()), np.unique(np.array(case.categories(), int))
+    k = len(params.sigmas)
+    return Part(
+        skeleton=Skeleton("any", tuple(f"k{i}" for i in range(k))),
+        mask=np.ones(k, bool),
+        truth=truth,
+        detections=detections,
+        visibility=truth.labelled.astype(np.int8),
+        keypoint_scores=np.full((len(detections.score), k), np.nan),
+        truth_rows=np.arange(len(truth.area)),
+        detection_rows=np.arange(len(detections.area)),
+        image_ids=images,
+        category_ids=categories,
+        params=params,
+        matches=match(truth, detections, images, categories, params),
+    )
 
 
 def by_kpdata(case: Case) -> tuple[Curves, list[float]]:
@@ -236,6 +268,7 @@ def coco() -> SimpleNamespace:
         Case=Case,
         judge=run_pycocotools,
         arrays=to_arrays,
+        part=part_of,
         by_pycocotools=by_pycocotools,
         by_kpdata=by_kpdata,
         differences=differences,

@@ -8,30 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpdata.errors import EvaluationError
-from kpdata.eval import bootstrap, match
-from kpdata.eval.part import Part
-from kpdata.skeleton import Skeleton
-
-
-def part_of(coco, case):
-    """The Part of a case; what bootstrap does not look at is empty."""
-    truth, detections, params = coco.arrays(case)
-    images, categories = np.array(case.images()), np.unique(np.array(case.categories(), int))
-    k = len(params.sigmas)
-    return Part(
-        skeleton=Skeleton("any", tuple(f"k{i}" for i in range(k))),
-        mask=np.ones(k, bool),
-        truth=truth,
-        detections=detections,
-        visibility=truth.labelled.astype(np.int8),
-        keypoint_scores=np.full((len(detections.score), k), np.nan),
-        truth_rows=np.arange(len(truth.area)),
-        detection_rows=np.arange(len(detections.area)),
-        image_ids=images,
-        category_ids=categories,
-        params=params,
-        matches=match(truth, detections, images, categories, params),
-    )
+from kpdata.eval import bootstrap
 
 
 def tidy(coco, seed):
@@ -70,7 +47,7 @@ def test_a_resample_is_the_evaluation_of_the_drawn_images(coco, seed):
     """Ten numbers of pycocotools on the drawn images as separate images: crowds, ties between images, custom grids,
     several categories."""
     case = tidy(coco, seed)
-    part = part_of(coco, case)
+    part = coco.part(case)
     images = np.unique(part.image_ids)
     weight = bootstrap.weights(0, 2, len(images), seed)
     curves = bootstrap.curves_of(part.matches, images, part.params)
@@ -83,7 +60,7 @@ def test_a_resample_is_the_evaluation_of_the_drawn_images(coco, seed):
 
 def test_samples_are_these_resamples(coco):
     """`bootstrap` gives the numbers of the weights that its seed draws, whatever the block they fall into."""
-    part = part_of(coco, tidy(coco, 11))
+    part = coco.part(tidy(coco, 11))
     images = np.unique(part.image_ids)
     found = bootstrap.bootstrap(part, n=70, seed=3)
     curves = bootstrap.curves_of(part.matches, images, part.params)
@@ -122,7 +99,7 @@ def found_or_not(coco, people, found):
 
 def test_the_interval_of_a_share_is_the_binomial_one(coco):
     """AR of people found or not is a share p: its standard error is the root of p (1 - p) / n, which theory gives."""
-    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 200, 140)), n=1000, seed=1)
+    found = bootstrap.bootstrap(coco.part(found_or_not(coco, 200, 140)), n=1000, seed=1)
     ar = found.names.index("AR50")
     error = np.sqrt(0.7 * 0.3 / 200)
     assert found.estimate[ar] == 0.7
@@ -133,7 +110,7 @@ def test_the_interval_of_a_share_is_the_binomial_one(coco):
 
 def test_what_no_resample_can_average_has_no_interval(coco):
     """Everybody is medium here: APl is -1 as `summarize` has it, its interval NaN and null in JSON's place."""
-    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 5, 3)), n=20)
+    found = bootstrap.bootstrap(coco.part(found_or_not(coco, 5, 3)), n=20)
     large = found.names.index("APl")
     assert (found.estimate[large], np.isnan(found.low[large])) == (-1, True)
     report = found.to_json()
@@ -144,7 +121,7 @@ def test_what_no_resample_can_average_has_no_interval(coco):
 
 def test_the_same_seed_gives_the_same_samples(coco):
     """And a longer run begins with the shorter one; another seed gives others."""
-    part = part_of(coco, found_or_not(coco, 40, 25))
+    part = coco.part(found_or_not(coco, 40, 25))
     short, long = bootstrap.bootstrap(part, n=64, seed=5), bootstrap.bootstrap([part], n=100, seed=5)
     np.testing.assert_array_equal(short.samples, long.samples[:64])
     assert not np.array_equal(short.samples, bootstrap.bootstrap(part, n=64, seed=6).samples)
@@ -170,7 +147,7 @@ def test_percentiles_leave_nan_out():
 def test_settings_that_mean_nothing_are_refused(coco, options, words):
     """A number of resamples below 1 and a level that is no share, in words."""
     with pytest.raises(EvaluationError, match=words):
-        bootstrap.bootstrap(part_of(coco, found_or_not(coco, 3, 2)), **options)
+        bootstrap.bootstrap(coco.part(found_or_not(coco, 3, 2)), **options)
 
 
 def test_nobody_to_resample_is_said():
@@ -181,7 +158,7 @@ def test_nobody_to_resample_is_said():
 
 def test_no_predictions(coco):
     """All numbers are 0, in every resample, as they are without resampling."""
-    found = bootstrap.bootstrap(part_of(coco, found_or_not(coco, 4, 0)), n=10)
+    found = bootstrap.bootstrap(coco.part(found_or_not(coco, 4, 0)), n=10)
     for name in ("AP", "AP50", "APm", "AR"):
         column = found.names.index(name)
         assert (found.samples[:, column] == 0).all()
@@ -193,11 +170,11 @@ def test_no_predictions(coco):
 def test_parts_are_averaged_as_categories_of_one(coco, seed):
     """A Part a category, as two skeletons make them, gives what one Part of all categories gives."""
     case = tidy(coco, seed)
-    whole = part_of(coco, case)
+    whole = coco.part(case)
     parts = []
     for category in whole.category_ids.tolist():
         case.category_ids = [category]
-        parts.append(part_of(coco, case))
+        parts.append(coco.part(case))
     one, several = bootstrap.bootstrap(whole, n=5, seed=seed), bootstrap.bootstrap(parts, n=5, seed=seed)
     np.testing.assert_allclose(several.estimate, one.estimate, rtol=0, atol=1e-12)
     np.testing.assert_allclose(several.samples, one.samples, rtol=0, atol=1e-12)

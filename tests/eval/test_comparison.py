@@ -215,6 +215,15 @@ def wide():
     return replace(bones, sigmas=tuple(2 * s for s in bones.sigmas), sigma_source="twice COCO's")
 
 
+def test_people_without_an_area_are_the_same_people(gt, found):
+    """NaN for somebody's area on both sides is no other ground truth."""
+    area = schema.values(gt.persons["area"]).copy()
+    area[0] = np.nan
+    index = gt.persons.schema.get_field_index("area")
+    odd = replace(gt, persons=gt.persons.set_column(index, "area", schema.fixed(area, pa.float64())))
+    assert compare(evaluate(odd, found), evaluate(odd, found), n=5).numbers.delta[0] == 0
+
+
 def test_nobody_to_compare():
     """Nobody of the ground truth counts: a sentence and no number."""
     gt = synthesize(2, seed=1, size=(160, 120))

@@ -10,25 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpdata.eval.keypoints import distances, keypoint_ap, per_keypoint, sigma_units
-from kpdata.eval.matching import match
-from kpdata.eval.part import Part, pair
-from kpdata.skeleton import Skeleton
+from kpdata.eval.part import pair
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def part_of(coco, case, visibility=None):
-    gt, dt, params = coco.arrays(case)
-    images, categories = np.unique(case.images()), np.unique(case.categories())
-    n, m, k = len(gt.area), len(dt.score), len(params.sigmas)
+    """With the third values of the labels for visibility, unless told."""
+    part = coco.part(case)
     if visibility is None:
+        k = len(part.params.sigmas)
         visibility = np.reshape([row["keypoints"] for row in case.truth["annotations"]], (-1, k, 3))[..., 2]
-    return Part(
-        skeleton=Skeleton("any", tuple(f"k{i}" for i in range(k))), mask=np.ones(k, bool), truth=gt, detections=dt,
-        visibility=np.asarray(visibility, np.int8), keypoint_scores=np.full((m, k), np.nan),
-        truth_rows=np.arange(n), detection_rows=np.arange(m), image_ids=images, category_ids=categories,
-        params=params, matches=match(gt, dt, images, categories, params),
-    )  # fmt: skip
+    return replace(part, visibility=np.asarray(visibility, np.int8))
 
 
 def small(coco, seed):

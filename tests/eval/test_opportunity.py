@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from kpdata import schema
 from kpdata.errors import EvaluationError
 from kpdata.eval.errors import Kind, classify
 from kpdata.eval.evaluation import evaluate
-from kpdata.eval.matching import match
-from kpdata.eval.opportunity import ERRORS, opportunity, worst
-from kpdata.eval.part import Part, pair
+from kpdata.eval.opportunity import ERRORS, of_size, opportunity, opportunity_by_size, worst
+from kpdata.eval.part import pair
 from kpdata.skeleton import load
 from kpdata.synth import simulate_predictions, synthesize
 
@@ -83,15 +83,7 @@ def result(image, xy, score):
 
 
 def part_of(coco, truth, found):
-    gt, dt, params = coco.arrays(coco.Case(truth, found, {"sigmas": SIGMAS}))
-    images = np.array([image["id"] for image in truth["images"]])
-    one = np.array([1])
-    n, m = len(gt.area), len(dt.score)
-    return Part(
-        skeleton=BONES, mask=np.ones(17, bool), truth=gt, detections=dt, visibility=gt.labelled.astype(np.int8) * 2,
-        keypoint_scores=np.full((m, 17), np.nan), truth_rows=np.arange(n), detection_rows=np.arange(m),
-        image_ids=images, category_ids=one, params=params, matches=match(gt, dt, images, one, params),
-    )  # fmt: skip
+    return replace(coco.part(coco.Case(truth, found, {"sigmas": SIGMAS})), skeleton=BONES)
 
 
 def analysed(coco, truth, found, rules="kpdata"):
@@ -141,6 +133,31 @@ def test_corrected_keypoints(coco):
         assert rows[name]["ap_gain"] == rows[name]["ap"] - rows["baseline"]["ap"]
         assert np.mean(rows[name]["ap_by_oks"]) == pytest.approx(rows[name]["ap"])
     assert rows["jitter"]["cumulative_ap_gain"] == rows["jitter"]["cumulative_ap"] - rows["inversion"]["cumulative_ap"]
+
+
+def test_by_size(coco):
+    """The same for medium and large people: pycocotools' APm, ARm, APl and ARl of the files as they are and corrected
+    by hand; counts add up to those of everybody, and everybody's rows are the table of all sizes."""
+    truth, found = photographs()
+    part, pairing, errors, rows = analysed(coco, truth, found)
+    table = opportunity_by_size(part, pairing, errors)
+    assert of_size(table, "all").to_pylist() == list(rows.values())
+    sized = {(row["size"], row["error"]): row for row in table.to_pylist()}
+    assert {size for size, _ in sized} == {"all", "medium", "large"}
+    files = {"baseline": found} | {
+        name: moved_by_hand(part, pairing, errors, found, kind)
+        for name, kind in (("miss", Kind.MISS), ("inversion", Kind.INVERSION), ("jitter", Kind.JITTER))
+    }
+    for name, corrected in files.items():
+        _, judge = coco.by_pycocotools(coco.Case(truth, corrected, {"sigmas": SIGMAS}))
+        for size, ap, ar in (("medium", 3, 8), ("large", 4, 9)):
+            row = sized[size, name]
+            assert (row["ap"], row["ar"]) == pytest.approx((judge[ap], judge[ar]), abs=1e-12), (size, name)
+    for name in ERRORS:
+        assert sized["medium", name]["count"] + sized["large", name]["count"] <= rows[name]["count"]
+    large = part.truth.area[pairing.truth] >= 96**2
+    assert sized["large", "miss"]["count"] == (errors.kind[large] == Kind.MISS).sum() > 0
+    assert sized["large", "false_negatives"]["count"] == (part.truth.area[pairing.missed] >= 96**2).sum() > 0
 
 
 def test_left_out_people_and_predictions(coco):

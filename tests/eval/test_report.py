@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import fields, replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from kpdata.eval.calibration import calibration
 from kpdata.eval.errors import classify, count_errors, count_people
 from kpdata.eval.failures import FAILURES, KINDS, failures
 from kpdata.eval.keypoints import keypoint_ap, per_keypoint
-from kpdata.eval.opportunity import opportunity
+from kpdata.eval.opportunity import ERRORS, opportunity, opportunity_by_size
 from kpdata.eval.part import pair
 from kpdata.eval.report import ReportData, describe, figures, from_evaluation, precision_recall, render, report
 from kpdata.eval.report.cards import cards
@@ -195,6 +196,31 @@ def test_what_is_not_given_is_left_out(full):
             assert len([i for i in Page(render(ReportData(stats={}, parts=[part]))).ids if i != "people"]) == 1
     assert Page(render(ReportData(stats={"AP": 0.5}))).ids == ["numbers", "stat-AP"]
     assert Page(render(ReportData(stats={}))).ids == []
+
+
+def test_gains_of_sizes_stand_beside_those_of_everybody():
+    """With a table by size: each correction once, with what it adds to APm and APl behind the count."""
+    gt = synthesize(6, seed=5)
+    part = evaluate(gt, simulate_predictions(gt, seed=1)[0]).sides.parts[0]
+    pairing = pair(part)
+    errors = classify(part, pairing)
+    table = opportunity_by_size(part, pairing, errors)
+    page = Page(render(ReportData(stats={}, parts=[PartReport(part.skeleton, opportunity=table)])))
+    rows = {(row["size"], row["error"]): row for row in table.to_pylist()}
+    for name in ERRORS:
+        everybody, medium, large = (rows[size, name] for size in ("all", "medium", "large"))
+        sizes = f"APm {100 * medium['ap_gain']:+.1f}, APl {100 * large['ap_gain']:+.1f}"
+        assert f"{everybody['count']:,}; {sizes} " in page.words["opportunity"]
+    assert page.words["opportunity"].count("APm") == len(ERRORS)
+
+
+def test_whole_body_comes_first():
+    """WholeBody's headline is the AP of all 133 keypoints, whatever the order of the numbers."""
+    result = SimpleNamespace(
+        stats={"body_AP": 0.7, "whole_AP": 0.6, "whole_AR": 0.5}, facts={}, notes=(), sides=SimpleNamespace(parts=())
+    )
+    page = Page(render(from_evaluation(result)))
+    assert page.ids[:4] == ["numbers", "stat-whole-AP", "stat-whole-AR", "stat-body-AP"]
 
 
 def test_two_skeletons_have_sections_of_their_own(full):

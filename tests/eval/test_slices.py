@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from kpdata import schema
 from kpdata.errors import EvaluationError
-from kpdata.eval import bootstrap, evaluate, match
-from kpdata.eval.part import Part, pair
+from kpdata.eval import bootstrap, evaluate
+from kpdata.eval.part import pair
 from kpdata.eval.slices import KINDS, SLICES, Slicing, sliced_matches, slices, slicings
-from kpdata.skeleton import Skeleton
 from kpdata.synth import simulate_predictions, synthesize
 
 
@@ -85,25 +84,11 @@ def test_a_slice_of_everybody_is_the_whole_in_any_case(coco, seed):
     """Several categories, crowds, ties, odd areas, repeated ids: AP and AR of pycocotools, over all sizes."""
     case = coco.random_case(seed)
     case.settings = {"sigmas": case.settings["sigmas"]}
-    truth, detections, params = coco.arrays(case)
-    images, categories, k = np.array(case.images()), np.unique(np.array(case.categories(), int)), len(params.sigmas)
-    part = Part(
-        skeleton=Skeleton("any", tuple(f"k{i}" for i in range(k))),
-        mask=np.ones(k, bool),
-        truth=truth,
-        detections=detections,
-        visibility=truth.labelled.astype(np.int8),
-        keypoint_scores=np.full((len(detections.score), k), np.nan),
-        truth_rows=np.arange(len(truth.area)),
-        detection_rows=np.arange(len(detections.area)),
-        image_ids=images,
-        category_ids=categories,
-        params=params,
-        matches=match(truth, detections, images, categories, params),
-    )
+    part = coco.part(case)
+    truth, params, images = part.truth, part.params, np.unique(part.image_ids)
     matches, shared, shares = sliced_matches(part, [Slicing("all", ("all",), np.zeros(len(truth.area), np.int64))])
-    curves = bootstrap.curves_of(matches, np.unique(images), params, shared, shares)
-    once = np.ones((1, len(np.unique(images))), np.int32)
+    curves = bootstrap.curves_of(matches, images, params, shared, shares)
+    once = np.ones((1, len(images)), np.int32)
     precision, recall = bootstrap.resample(curves, once, params.recall_thresholds)
     numbers = coco.by_pycocotools(case)[1]
     assert np.nan_to_num(precision.mean(), nan=-1) == pytest.approx(numbers[0], abs=1e-12)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class PointsEvaluation:
     rows: the same columns for every one of the numbers, by its name.
     facts: `skeleton`, `variant`, `normalizer` (`name` and `words`; None where the metric has none), `comparison`,
     `thresholds`, `left_out` (keypoints in no mean), `pairing` (how predictions were found), `counts`.
-    points: who was paired with what, as arrays.
+    points: who was paired with what, as arrays. measured: every person's part in every number, as arrays.
     notes: a sentence for each thing that changes what the numbers mean.
     """
 
@@ -51,12 +52,19 @@ class PointsEvaluation:
     table: pa.Table
     facts: dict[str, Any]
     points: Points
+    measured: Measured
     notes: tuple[str, ...] = ()
 
     def per_keypoint(self) -> pa.Table:
         """A row a keypoint (of PCP: a limb): `keypoint` or `limb`, `labelled` and `missing` people, `in_mean`, and a
         column for each of the metric's numbers, null where nobody is measured."""
         return self.table
+
+    def plot_keypoints(self, path: Path | str, *, force: bool = False) -> None:
+        """Write a picture of `per_keypoint`, .png, .pdf, .svg … (`report.figures.plot_points`)."""
+        from kpdata.eval.report.figures import plot_points
+
+        plot_points(self.table, Path(path), metric=self.metric, force=force)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`, numbers at full precision; None for NaN."""
@@ -129,7 +137,9 @@ def evaluate_points(
     facts = _facts(points, measured, length, chosen)
     notes += sentences(points, measured, length, metric, chosen, facts["counts"])
     title = METRICS[metric].title
-    return PointsEvaluation(title, _stats(measured, rows), rows, _table(measured), facts, points, tuple(notes))
+    return PointsEvaluation(
+        title, _stats(measured, rows), rows, _table(measured), facts, points, measured, tuple(notes)
+    )
 
 
 def _checked(metric: str, threshold: float | None, normalize: Normalize, variant: str | None) -> str | None:

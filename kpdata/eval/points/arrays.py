@@ -101,6 +101,18 @@ def auc(rates: Floats, thresholds: Floats) -> Floats:
     return np.asarray(((rates[1:] + rates[:-1]) / 2 * steps).sum(0) / (limits[-1] - limits[0]))
 
 
+def auc_shares(ratio: Floats, thresholds: Floats, limits: Floats) -> Floats:
+    """(N, K) what each keypoint adds to `auc` of its column, whose mean over people is the area; NaN not measured.
+
+    ratio (N, K) of `normalized`; thresholds (T,) ascending, and limits (T,) what it is compared with (`pck`'s), with
+    <=: correct from the first limit on that reaches it. The straight lines give the ends of the range half a step.
+    """
+    steps = np.diff(np.asarray(thresholds, np.float64))
+    weights = (np.append(steps, 0) + np.append(0, steps)) / 2 / (thresholds[-1] - thresholds[0])
+    rest = np.append(np.cumsum(weights[::-1])[::-1], 0)
+    return np.where(np.isnan(ratio), np.nan, rest[np.searchsorted(limits, ratio, side="left")])
+
+
 def mean_errors(errors: Floats) -> tuple[Floats, Floats, Ints]:
     """Means (K,), medians (K,) and counts (K,) of the finite errors (N, K) of each keypoint; NaN where there is none.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kpdata.errors import EvaluationError
 from kpdata.eval.oks import Bools, Floats, Ints
@@ -55,6 +56,7 @@ class Measured:
     missing: Ints  # (L,) of these, without a prediction
     values: dict[str, Floats]  # (L,) by name; the first is the metric
     weights: Ints  # (L,) of the total
+    each: dict[str, Floats]  # (N, L) by name, NaN not measured: `values` are their means over people; no medians
     thresholds: tuple[float, ...] = ()
     comparison: str | None = None
     headline: str = "total"  # the mean that goes by the metric's own name
@@ -107,14 +109,18 @@ def _shares(
     limits: tuple[float, ...] = (threshold,) if threshold is not None else (0.05 if mmpose else 0.2,)
     if metric == "pckh" and threshold is None:
         limits = (0.5, 0.1, 0.11) if variant == "hrnet" else (0.5, 0.1)
-    rates, counts = arrays.pck(ratio, np.ones(len(ratio)), _as_compared(limits, mmpose), inclusive=not mmpose)
+    compared = _as_compared(limits, mmpose)
+    rates, counts = arrays.pck(ratio, np.ones(len(ratio)), compared, inclusive=not mmpose)
     official = metric == "pckh" and variant == "official"
+    names = [f"{METRICS[metric].title}@{limit:g}" for limit in limits]
+    reaches = np.less if mmpose else np.less_equal
     return Measured(
         columns=_columns(points, length, neck=variant == "official"),
         labelled=counts,
         missing=_missing(far, ratio),
         weights=counts,
-        values={f"{METRICS[metric].title}@{limit:g}": rate for limit, rate in zip(limits, rates, strict=True)},
+        values=dict(zip(names, rates, strict=True)),
+        each={name: _where_measured(ratio, reaches(ratio, at)) for name, at in zip(names, compared, strict=True)},
         thresholds=limits,
         comparison="<" if mmpose else "<=",
         headline="mean" if mmpose and metric == "pck" else "total",
@@ -133,12 +139,14 @@ def _area(
         limits = np.linspace(0, top, max(1, round(top / STEP)) + 1)
     compared = _as_compared(tuple(limits.tolist()), mmpose)
     rates, counts = arrays.pck(ratio, np.ones(len(ratio)), compared, inclusive=not mmpose)
+    right = (len(limits) - np.searchsorted(compared, ratio, side="right")) / len(limits)  # of mmpose: limits above
     return Measured(
         columns=_columns(points, length, neck=not mmpose),
         labelled=counts,
         missing=_missing(far, ratio),
         weights=counts,
         values={"AUC": rates.mean(0) if mmpose else arrays.auc(rates, limits)},
+        each={"AUC": _where_measured(ratio, right) if mmpose else arrays.auc_shares(ratio, limits, compared)},
         thresholds=tuple(limits.tolist()),
         comparison="<" if mmpose else "<=",
         headline="mean" if mmpose else "total",
@@ -165,6 +173,7 @@ def _errors(points: Points, far: Floats, errors: Floats, name: str, length: Leng
         missing=_missing(far, errors),
         weights=counts,
         values={name: means, f"{name} median": medians},
+        each={name: np.where(np.isfinite(errors), errors, np.nan)},
         totals={f"{name} median": float(pooled[0])},
     )
 
@@ -186,6 +195,10 @@ def _parts(points: Points, threshold: float) -> Measured:
         labelled=counts,
         missing=(np.column_stack(silent) & ~np.isnan(errors).any(2)).sum(0),
         values={f"PCP@{threshold:g}": strict, f"PCP@{threshold:g} loose": loose},
+        each={
+            f"PCP@{threshold:g}": _where_measured(errors.max(2), errors.max(2) <= threshold),
+            f"PCP@{threshold:g} loose": _where_measured(errors.mean(2), errors.mean(2) <= threshold),
+        },
         weights=counts,
         thresholds=(threshold,),
         comparison="<=",
@@ -197,6 +210,11 @@ def _columns(points: Points, length: Length | None, *, neck: bool) -> Columns:
     bones = points.skeleton
     left_out = groups.derived(bones) if length is not None and length.name == "head" else np.zeros(len(bones), bool)
     return Columns("keypoint", bones.keypoint_names, ~left_out, groups.keypoint_groups(bones, neck=neck))
+
+
+def _where_measured(ratio: Floats, right: NDArray[np.generic]) -> Floats:
+    """(N, L) as numbers, NaN where `ratio` (N, L) is."""
+    return np.where(np.isnan(ratio), np.nan, right)
 
 
 def _missing(far: Floats, measured: Floats) -> Ints:

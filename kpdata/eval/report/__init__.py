@@ -100,7 +100,7 @@ def from_evaluation(evaluation: Evaluation, *, intervals: Intervals | None = Non
         known = {name: (low, high) for name, low, high in rows if name in evaluation.stats}
         more = {"level": intervals.level, **more}
     fields = {
-        "stats": evaluation.stats,
+        "stats": _headline_first(evaluation.stats),
         "metric": str(evaluation.facts.get("metric", "")),
         "intervals": known,
         "about": describe(evaluation.facts),
@@ -110,6 +110,12 @@ def from_evaluation(evaluation: Evaluation, *, intervals: Intervals | None = Non
         else (),
     }
     return ReportData(**{**fields, **more})
+
+
+def _headline_first(stats: Mapping[str, float]) -> dict[str, float]:
+    """The numbers, of WholeBody those of all 133 keypoints before those of the groups."""
+    whole = {name: value for name, value in stats.items() if name.startswith("whole_")}
+    return {**whole, **stats}
 
 
 def describe(facts: Mapping[str, Any]) -> dict[str, str]:

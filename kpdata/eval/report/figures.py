@@ -1,4 +1,4 @@
-"""Pictures of numbers as SVG text: pure functions, no file, no network, no plotting library (`plot_keypoints` apart).
+"""Pictures of numbers as SVG text: pure functions, no file, no network, no plotting library (`plot_…` apart).
 
 Colours are left to the page that shows them: shapes carry the classes of `report.html.j2` (`good`, `jitter`,
 `inversion`, `swap`, `miss` of the error kinds; `s0`, `s1`, … of lines), which has a light and a dark set of them. Every
@@ -7,6 +7,7 @@ text that comes from data is escaped here.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -304,36 +305,74 @@ def links(places: Sequence[str], others: Sequence[str], chosen: Iterable[int]) -
 def plot_keypoints(table: pa.Table, target: Path, *, force: bool = False) -> None:
     """Write a picture of `keypoints.per_keypoint`, by matplotlib: OKS by visibility, and how far off in sigma units.
 
-    The format is told by the ending (.png, .pdf, .svg, …). The worst keypoint stands at the top. Raises FormatError for
-    an ending that matplotlib does not write, DestinationExists without `force`, WriteError where the disk refuses.
+    The format is told by the ending (.png, .pdf, .svg, …). The worst keypoint stands at the top; with a column
+    `skeleton` names begin with it. Raises FormatError for an ending that matplotlib does not write, DestinationExists
+    without `force`, WriteError where the disk refuses.
     """
+    columns = {name: schema.chunk(table[name]).to_pylist() for name in table.schema.names}
+    names = list(zip(columns.get("skeleton", [""] * table.num_rows), columns["keypoint"], strict=True))
+    by: dict[str, dict[tuple[str, str], int]] = {}
+    for row, visibility in enumerate(columns["visibility"]):
+        by.setdefault(visibility, {})[names[row]] = row
+    oks = np.array([columns["oks"][row] for row in by["all"].values()], np.float64)
+    order = np.argsort(-np.nan_to_num(oks, nan=2.0), kind="stable").tolist()  # the last is drawn at the top
+    shown = [list(by["all"])[k] for k in order]
+
+    def of(name: str, visibility: str) -> Floats:
+        rows = [by[visibility].get(key) for key in shown]
+        return np.array([np.nan if row is None else columns[name][row] for row in rows], np.float64)
+
+    figure, (left, right) = _panels(target, len(shown), 2)
+    for visibility in by:
+        marks = _MARKS.get(visibility, _MARKS["unknown"])
+        left.plot(of("oks", visibility), np.arange(len(shown)), label=visibility, **marks)
+    _far(right, {name: of(name, "all") for name in _FAR})
+    left.set(xlim=(0, 1.02), title="OKS of found keypoints")
+    _finish(figure, (left, right), [f"{bones} {name}".strip() for bones, name in shown], target, force)
+
+
+def plot_points(table: pa.Table, target: Path, *, metric: str, force: bool = False) -> None:
+    """Write a picture of `PointsEvaluation.per_keypoint`: a panel for each number, the worst keypoint (by the first
+    number) at the top, in percent. metric: its title; EPE is in pixels, and of EPE and NME less is better. Endings and
+    errors as in `plot_keypoints`."""
+    what, numbers = table.schema.names[0], table.schema.names[4:]  # after labelled, missing, in_mean
+    rows = [row for row in table.to_pylist() if row[numbers[0]] is not None]
+    errors, factor, unit = metric in ("EPE", "NME"), *((1, "px") if metric == "EPE" else (100, "%"))
+    rows.sort(key=lambda row: float(row[numbers[0]]), reverse=not errors)
+    figure, panels = _panels(target, len(rows), len(numbers))
+    for axes, number in zip(panels, numbers, strict=True):
+        values = np.array([np.nan if row[number] is None else factor * row[number] for row in rows], np.float64)
+        axes.barh(np.arange(len(rows)), values, color="#0072B2", height=0.7)
+        axes.set(title=f"{number}, {unit}", xlim=(0, None) if errors else (0, 100))
+    _finish(figure, panels, [str(row[what]) for row in rows], target, force)
+
+
+def _panels(target: Path, rows: int, columns: int) -> tuple[Any, Sequence[Any]]:
+    """A figure with so many panels beside each other. FormatError for an ending that is no picture's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = {name: schema.chunk(table[name]).to_pylist() for name in table.schema.names}
-    by = {
-        visibility: [i for i, found in enumerate(columns["visibility"]) if found == visibility]
-        for visibility in dict.fromkeys(columns["visibility"])
-    }
-    oks = np.array([columns["oks"][i] for i in by["all"]], np.float64)
-    order = np.argsort(-np.nan_to_num(oks, nan=2.0), kind="stable")  # the last is drawn at the top
-    figure = Figure(figsize=(11, min(max(3.5, 0.3 * len(order) + 1.5), 40)), layout="constrained")
+    wide = 3 + 4 * columns
+    figure = Figure(figsize=(wide, min(max(3.5, 0.3 * rows + 1.5), 40)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     if target.suffix.lower().removeprefix(".") not in canvas.get_supported_filetypes():
         raise FormatError(target, f"pictures are not written as {target.suffix!r}", hint="name it .png")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for visibility, rows in by.items():
-        values = np.array([columns["oks"][i] for i in rows], np.float64)[order]
-        left.plot(values, np.arange(len(order)), label=visibility, **_MARKS.get(visibility, _MARKS["unknown"]))
-    _far(right, {name: np.array([columns[name][i] for i in by["all"]], np.float64)[order] for name in _FAR})
-    left.set(xlim=(0, 1.02), yticks=np.arange(len(order)), title="OKS of found keypoints")
-    left.set_yticklabels([columns["keypoint"][by["all"][k]].replace("_", " ") for k in order.tolist()])
-    for axes in (left, right):
+    return figure, figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+
+
+def _finish(figure: Any, panels: Sequence[Any], names: Sequence[str], target: Path, force: bool) -> None:
+    """Names, grid and legends, and the file."""
+    panels[0].set_yticks(np.arange(len(names)))
+    panels[0].set_yticklabels([name.replace("_", " ").replace("$", r"\$") for name in names])
+    panels[0].set_ylim(-0.6, len(names) - 0.4)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#EEEEEE")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, loc="lower right" if axes is right else "lower left")
-    with files.replacing(target, force=force) as temporary:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="lower left" if axes is panels[0] else "lower right")
+    with files.replacing(target, force=force) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks is a box in the picture, and no news
         figure.savefig(temporary, format=target.suffix.lower().removeprefix("."), dpi=150)
 
 

@@ -59,7 +59,7 @@ class PartReport:
     keypoint_ap: Floats | None = None  # (K,) keypoints.keypoint_ap
     errors: pa.Table | None = None  # errors.count_errors
     people: pa.Table | None = None  # errors.count_people
-    opportunity: pa.Table | None = None  # opportunity.opportunity
+    opportunity: pa.Table | None = None  # opportunity.opportunity, or opportunity_by_size
     slices: pa.Table | None = None  # slices.slices
     calibration: Calibration | None = None  # calibration.calibration
 
@@ -188,7 +188,8 @@ def _opportunity(table: pa.Table | None) -> list[dict[str, str]]:
     if table is None:
         return []
     columns = _columns(table)
-    rows = [i for i, name in enumerate(columns["error"]) if name != "baseline"]
+    sizes = columns.get("size", ["all"] * table.num_rows)
+    rows = [i for i, name in enumerate(columns["error"]) if name != "baseline" and sizes[i] == "all"]
     gain = {i: columns["ap_gain"][i] for i in rows}
     rows = [i for i in rows if gain[i] is not None and np.isfinite(gain[i])]
     most = max((gain[i] for i in rows), default=0.0)
@@ -197,6 +198,7 @@ def _opportunity(table: pa.Table | None) -> list[dict[str, str]]:
             "name": _plain(columns["error"][i]),
             "what": _REPAIRS.get(columns["error"][i], ""),
             "count": f"{columns['count'][i]:,}",
+            "sizes": _of_sizes(columns, sizes, columns["error"][i]),
             "bar": figures.bar(max(gain[i], 0) / most if most > 0 else 0.0, f"AP {100 * gain[i]:+.1f}",
                                css=columns["error"][i] if columns["error"][i] in KEYPOINT_KINDS else "s0"),
             "ap": f"{100 * gain[i]:+.1f}",
@@ -204,6 +206,14 @@ def _opportunity(table: pa.Table | None) -> list[dict[str, str]]:
         }
         for i in sorted(rows, key=lambda i: -gain[i])
     ]  # fmt: skip
+
+
+def _of_sizes(columns: Mapping[str, list[Any]], sizes: Sequence[str], error: str) -> str:
+    """`; APm +1.2, APl +0.3`: what one correction adds for medium and large people, as far as there are some."""
+    gains = {size: columns["ap_gain"][i] for i, size in enumerate(sizes) if columns["error"][i] == error}
+    known = {size: gain for size, gain in gains.items() if size != "all" and gain is not None and np.isfinite(gain)}
+    told = [f"AP{size[0]} {100 * gain:+.1f}" for size, gain in known.items()]
+    return f"; {', '.join(told)}" if told else ""
 
 
 def _slices(table: pa.Table | None) -> list[dict[str, Any]]:
