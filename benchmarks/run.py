@@ -1,6 +1,6 @@
 """`make bench`: the benchmarks of this folder, one after the other.
 
-python -m benchmarks.run [convert] [eval] [augment] [options that they know, such as --repeat 3]
+python -m benchmarks.run [convert] [eval] [augment] [train] [options that they know, such as --repeat 3]
 """
 
 from __future__ import annotations
@@ -8,9 +8,14 @@ from __future__ import annotations
 import sys
 from itertools import takewhile
 
-from benchmarks import bench_augment, bench_convert, bench_eval
+from benchmarks import bench_augment, bench_convert, bench_eval, bench_train
 
-BENCHMARKS = {"convert": bench_convert.main, "eval": bench_eval.main, "augment": bench_augment.main}
+BENCHMARKS = {
+    "convert": bench_convert.main,
+    "eval": bench_eval.main,
+    "augment": bench_augment.main,
+    "train": bench_train.main,
+}
 
 
 def main() -> None:

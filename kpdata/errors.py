@@ -17,6 +17,7 @@ KpdataError                     a sentence, and a hint about what to do; the com
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class KpdataError(Exception):
@@ -32,6 +33,16 @@ class KpdataError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors of worker processes reach the user: each kind is rebuilt from its fields."""
+        return _rebuilt, (type(self), self.__dict__)
+
+
+def _rebuilt(kind: type[KpdataError], fields: dict[str, Any]) -> KpdataError:
+    error = kind.__new__(kind, fields["message"])
+    error.__dict__.update(fields)
+    return error
 
 
 class FormatError(KpdataError):

@@ -77,6 +77,7 @@ _HOMES = {
     "wrapper": "for_albumentations",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = list(_HOME_OF)  # looked up when asked for, by __getattr__
 
 
 def __getattr__(name: str) -> object:

@@ -83,6 +83,9 @@ def from_coco(image: Any, annotations: Sequence[Annotation], skeleton: Skeleton,
     its field.
     """
     picture, count = as_picture(image), len(skeleton)
+    for row, annotation in enumerate(annotations):
+        if not isinstance(annotation, Mapping):
+            raise SchemaError(f"annotation at place {row}: {annotation!r}, expected a dictionary as COCO has them")
     rows = [_numbers(a, "keypoints", 3 * count) for a in annotations]
     flat = np.reshape([np.zeros(3 * count) if row is None else row for row in rows], (len(rows), count, 3))
     xy, seen = flat[..., :2].copy(), flat[..., 2]

@@ -92,7 +92,7 @@ REFUSED = {
         for name, ours in {
             "CoarseDropout": "CoarseDropout", "Erasing": "CoarseDropout", "XYMasking": "CoarseDropout",
             "TimeMasking": "CoarseDropout", "FrequencyMasking": "CoarseDropout", "GridDropout": "GridMask",
-            "ConstrainedCoarseDropout": "KeypointCutout", "MaskDropout": "KeypointCutout",
+            "ConstrainedCoarseDropout": "KeypointCutout", "MaskDropout": "PasteObject",
             "OverlayElements": "PasteObject",
         }.items()
     },

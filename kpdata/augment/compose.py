@@ -12,7 +12,7 @@ import numpy as np
 from kpdata.augment import kernels
 from kpdata.augment.image import Border, check_border
 from kpdata.augment.kernels import Floats, Size
-from kpdata.augment.maps import Geometric, Transform, call, check_p, move, targets_after
+from kpdata.augment.maps import Geometric, Transform, call, check_members, check_p, move, targets_after
 from kpdata.augment.sample import Sample
 from kpdata.errors import SchemaError
 
@@ -34,6 +34,7 @@ class Maybe:
     p: float = 0.5
 
     def __post_init__(self) -> None:
+        check_members("Maybe", [self.transform])
         check_p("Maybe", p=self.p)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> tuple[Any, ...]:
@@ -64,6 +65,7 @@ class OneOf:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
+        check_members("OneOf", self.transforms)
         weights = self.weights or (1.0,) * len(self.transforms)
         if not self.transforms or len(weights) != len(self.transforms) or min(weights) < 0 or not sum(weights):
             raise SchemaError(
@@ -181,6 +183,7 @@ class Compose:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transforms", tuple(self.transforms))
+        check_members("Compose", self.transforms)
         object.__setattr__(self, "steps", tuple(_fuse(self.transforms)))
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> int:

@@ -34,8 +34,8 @@ from kpdata.errors import SchemaError
 from kpdata.skeleton import Skeleton
 
 __all__ = [
-    "UPPER_MMPOSE", "UPPER_OFFICIAL", "UPPER_UNIFORM", "Crop", "HalfBody", "TopDown", "box_to_center_scale",
-    "clean_boxes", "crop_matrix", "fix_aspect", "mpii_crop", "people", "to_image", "upper_body",
+    "LEAST_MMPOSE", "UPPER_MMPOSE", "UPPER_OFFICIAL", "UPPER_UNIFORM", "Crop", "HalfBody", "TopDown",
+    "box_to_center_scale", "clean_boxes", "crop_matrix", "fix_aspect", "mpii_crop", "people", "to_image", "upper_body",
 ]  # fmt: skip
 
 UPPER_OFFICIAL = 0.6914624612740131
@@ -44,20 +44,29 @@ UPPER_UNIFORM = 0.5
 """The chance of the upper half as it was meant."""
 UPPER_MMPOSE = 0.7
 """The chance of the upper half in mmpose (`RandomHalfBody.upper_prioritized_prob`)."""
+LEAST_MMPOSE = (2, 3)
+"""Labelled keypoints that a half needs in mmpose (`RandomHalfBody.min_upper_keypoints`, `min_lower_keypoints`)."""
 
 
 def to_image(xy: ArrayLike, sample: Sample | ArrayLike) -> Floats:
     """Keypoints (..., K, 2) px of a crop, e.g. predictions, back in px of the picture as it was read. NaN stays NaN.
 
     sample: the Sample that the model saw, or its `matrix`. Of a mirrored Sample the columns are swapped back, so that
-    left is the left of the person in the picture. A matrix does not know the columns: SchemaError where it mirrors.
+    left is the left of the person in the picture. A matrix does not know the columns: SchemaError where it mirrors, and
+    for other shapes, or a number of keypoints that is not the skeleton's.
     """
+    array = np.asarray(xy, np.float64)
+    if array.shape[-1:] != (2,) or (isinstance(sample, Sample) and array.ndim < 2):
+        raise SchemaError(f"to_image: keypoints of shape {array.shape}, expected (..., K, 2)")
     if isinstance(sample, Sample):
-        points = kernels.warp_keypoints(xy, kernels.invert(sample.matrix))
+        if array.shape[-2] != len(sample.skeleton):
+            names = f"{len(sample.skeleton)} of {sample.skeleton.name!r}"
+            raise SchemaError(f"to_image: {array.shape[-2]} keypoints, expected the {names}")
+        points = kernels.warp_keypoints(array, kernels.invert(sample.matrix))
         return kernels.swap(points, sample.skeleton, axis=-2) if sample.mirrored else points
     if kernels.mirrors(sample):
         raise SchemaError("this matrix mirrors and says not which columns are twins", hint="give the Sample itself")
-    return kernels.warp_keypoints(xy, kernels.invert(sample))
+    return kernels.warp_keypoints(array, kernels.invert(sample))
 
 
 _LOWER = re.compile("hip|knee|ankle|toe|heel|foot|feet|pelvis")
@@ -71,16 +80,22 @@ def upper_body(skeleton: Skeleton) -> NDArray[np.bool_]:
     return _upper_body(skeleton).copy()
 
 
-@cache
 def _upper_body(skeleton: Skeleton) -> NDArray[np.bool_]:
-    names = zip(skeleton.keypoint_names, skeleton.landmarks, strict=True)
-    lower = np.array([bool(_LOWER.search(f"{name} {landmark}".lower())) for name, landmark in names])
-    if lower.all() or not lower.any():
+    upper = _upper_names(skeleton.keypoint_names, skeleton.landmarks)
+    if upper is None:
         raise SchemaError(
             f"skeleton {skeleton.name!r}: its names do not tell an upper from a lower body",
             hint="name the keypoints of the upper half: HalfBody(upper=(…))",
         )
-    return ~lower
+    return upper
+
+
+@cache  # by the names: a Skeleton takes 10 µs to be looked up
+def _upper_names(keypoint_names: tuple[str, ...], landmarks: tuple[str, ...]) -> NDArray[np.bool_] | None:
+    """(K,) bool, or None where a half would be empty."""
+    names = zip(keypoint_names, landmarks, strict=True)
+    lower = np.array([bool(_LOWER.search(f"{name} {landmark}".lower())) for name, landmark in names])
+    return None if lower.all() or not lower.any() else ~lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +104,14 @@ class HalfBody:
 
     `half_body_transform` of leoxiaobin/deep-high-resolution-net.pytorch (`lib/dataset/JointsDataset.py`): only people
     with more than `more_than` labelled keypoints. The upper half is preferred with probability `upper_p` (a quirk of
-    the official code, see `UPPER_OFFICIAL`; `UPPER_UNIFORM`, `UPPER_MMPOSE`), and taken if it has more than 2 labelled
-    keypoints; else the lower one if that has more than 2; else the upper one. With fewer than 2, or all on one spot,
-    nothing changes. `center` becomes their mean, `scale` their extent times `padding` (`TopDown` then fixes the
-    proportions). Picture, keypoints and boxes stay as they are: what the crop cuts off stays labelled.
+    the official code, see `UPPER_OFFICIAL`; `UPPER_UNIFORM`, `UPPER_MMPOSE`), and taken if it has at least
+    `at_least[0]` labelled keypoints; else the lower one if that has at least `at_least[1]`; else the upper one. With
+    fewer than 2, or all on one spot, nothing changes. `center` becomes their mean, `scale` their extent times `padding`
+    (`TopDown` then fixes the proportions). Picture, keypoints and boxes stay as they are: what the crop cuts off stays
+    labelled.
 
+    at_least: officially 3 and 3; mmpose's RandomHalfBody has 2 and 3 (`LEAST_MMPOSE`). The two differ for people with
+    2 labelled keypoints above and many below, whom COCO's 17 keypoints (6 below) do not have.
     upper: names of the upper half's keypoints; None: told by name (`upper_body`). SchemaError for numbers out of range;
     when drawn, for a skeleton whose halves are not clear.
     """
@@ -103,26 +121,38 @@ class HalfBody:
     upper_p: float = UPPER_OFFICIAL
     padding: float = 1.5
     upper: tuple[str, ...] | None = None
+    at_least: tuple[int, int] = (3, 3)
 
     def __post_init__(self) -> None:
         check_p("HalfBody", p=self.p, upper_p=self.upper_p)
+        if not (isinstance(self.at_least, tuple) and len(self.at_least) == 2 and min(self.at_least) >= 1):
+            raise SchemaError(f"HalfBody: at_least {self.at_least!r}, expected (upper, lower), 1 or more each")
         check_amounts("HalfBody", more_than=self.more_than, padding=self.padding)
         if self.padding == 0:
             raise SchemaError("HalfBody: padding 0, expected above 0")
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> NDArray[np.int8]:
         """(P,) 0: the whole body, 1: the upper half, 2: the lower one. Two numbers of the generator a person."""
-        labelled, is_upper = self._labelled(sample), self._upper(sample.skeleton)
-        chance = rng.random((2, len(labelled)))
+        return self.drawn_crops(sample, rng)[0]
+
+    def drawn_crops(self, sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.int8], Floats, Floats]:
+        """What `draw` gives, and the centres and extents (P, 2) of the halves; NaN and 0 where the body stays whole."""
+        is_upper, count = self._upper(sample.skeleton), len(sample.keypoints)
+        chance = rng.random((2, count))
+        whole = np.zeros(count, np.int8), np.full((count, 2), np.nan), np.zeros((count, 2))
+        if not (chance[0] < self.p).any():
+            return whole
+        labelled = self._labelled(sample)
         wanted = (chance[0] < self.p) & (labelled.sum(axis=1) > self.more_than)
         if not wanted.any():
-            return np.zeros(len(labelled), np.int8)
+            return whole
         above, below = (labelled & is_upper).sum(axis=1), (labelled & ~is_upper).sum(axis=1)
-        upper = ((chance[1] < self.upper_p) & (above > 2)) | (below <= 2)
+        upper = ((chance[1] < self.upper_p) & (above >= self.at_least[0])) | (below < self.at_least[1])
         enough = np.where(upper, above, below) >= 2
         chosen = np.where(upper, 1, 2)
-        _, extent = self._crops(sample, chosen)
-        return np.where(wanted & enough & (extent > 0).any(axis=1), chosen, 0).astype(np.int8)
+        center, extent = self._crops(sample, chosen)
+        half = np.where(wanted & enough & (extent > 0).any(axis=1), chosen, 0).astype(np.int8)
+        return half, np.where(half[:, None] > 0, center, np.nan), np.where(half[:, None] > 0, extent, 0)
 
     def apply(self, sample: Sample, drawn: NDArray[np.int8]) -> Sample:
         """The sample with other crops."""
@@ -221,14 +251,13 @@ class TopDown:
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> Crop:
         """The crop; equally many numbers of the generator whatever comes out. SkeletonError where it may not flip."""
-        if self.flip > 0:
-            sample.skeleton.flip_index()
+        if self.flip > 0 and sample.skeleton.flip_pairs is None:
+            sample.skeleton.flip_index()  # says so
         center, sides, half = *self._box(sample), 0
         if self.half_body is not None:
-            half = int(self.half_body.draw(sample, rng)[0])
+            halves, middle, extent = self.half_body.drawn_crops(sample, rng)
+            half = int(halves[0])
             if half:
-                smaller = self.half_body.apply(sample, np.array([half], np.int8))
-                _, _, middle, extent = frames(smaller)
                 center, sides = middle[0], fix_aspect(extent[0], self.size[0] / self.size[1])
         chance = rng.random(4)
         shift = spread(rng, self.distribution, count=2) * self.shift * (chance[0] < self.shift_p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -120,6 +121,15 @@ def check_p(where: str, **chances: float) -> None:
     for name, value in chances.items():
         if not 0 <= value <= 1:
             raise SchemaError(f"{where}: {name} {value!r}, expected a probability of 0 to 1")
+
+
+def check_members(where: str, transforms: Iterable[object]) -> None:
+    """SchemaError that names `where`, unless each can draw, apply and be called."""
+    for transform in transforms:
+        if not (callable(transform) and all(callable(getattr(transform, name, None)) for name in ("draw", "apply"))):
+            raise SchemaError(
+                f"{where}: {transform!r} is no transform: it needs draw(sample, rng), apply(sample, drawn) and a call"
+            )
 
 
 def check_amounts(where: str, **amounts: float) -> None:

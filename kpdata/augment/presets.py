@@ -6,8 +6,7 @@
 
 The numbers and their sources stand in `kpdata.augment.recipes`; every one can be given as a keyword. Crops are RGB.
 What differs from the published code: pictures that shrink by 2 or more are averaged first (`antialias=False` gives the
-plain warp); mmpose takes an upper half from 2 points on and a lower one from 3, here both need 3; the official Simple
-Baseline was trained on BGR, which matters only to who loads its weights.
+plain warp); the official Simple Baseline was trained on BGR, which matters only to who loads its weights.
 """
 
 from __future__ import annotations
@@ -90,7 +89,9 @@ def _preset(recipe: Recipe, antialias: bool, after: tuple[Transform, ...] = ()) 
     spreads = {s.distribution for s in (recipe.rotation, recipe.scale, recipe.shift) if s.factor}
     if len(spreads) > 1:
         raise SchemaError(f"recipe {recipe.name!r}: distributions {sorted(spreads)}, expected one for all amounts")
-    half = HalfBody(recipe.half_body, recipe.half_body_above, recipe.upper) if recipe.half_body else None
+    half = None
+    if recipe.half_body:
+        half = HalfBody(recipe.half_body, recipe.half_body_above, recipe.upper, at_least=recipe.half_body_least)
     crop = TopDown(
         recipe.size, recipe.padding,
         rotation=recipe.rotation.factor, rotation_p=recipe.rotation.p,

@@ -86,6 +86,8 @@ def sheet(
 
 def describe(before: Sample, after: Sample) -> tuple[str, str]:
     """Two lines on what became of a sample: the map (size, turn, flip, half of the body), and its points."""
+    if not np.isfinite(after.matrix).all():  # a mosaic's: it has no one map
+        return "several pictures", _points(after)
     scale, turn, mirrored = decompose(after.matrix @ np.linalg.inv(before.matrix))
     half = getattr(after.extras.get("top_down"), "half_body", "")  # the `Crop` that TopDown leaves there
     parts = (

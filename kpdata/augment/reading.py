@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ Pixels = NDArray[np.uint8]
 Orientation = Literal["annotation", "exif", "stored"]
 
 _EXIF_ORIENTATION = 0x0112
+_LARGEST = 89_478_485  # px: above, Pillow warns of decompression bombs
 
 
 def read_image(
@@ -70,34 +71,71 @@ def _bytes(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
 
 def _decode(data: bytes, label: str) -> tuple[Pixels, int]:
     """Pixels as they lie in the file, and the EXIF orientation (1: upright) that is still to be applied."""
-    from PIL import Image
+    facts = _jpeg_facts(data)
+    if facts is not None and facts.components in (1, 3) and facts.pixels <= _LARGEST:
+        found = _decode_jpeg(data, label)
+        if found is not None and not facts.tagged:
+            return found, 1  # Pillow would only look for a tag that is not there
+    else:
+        found = None
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            fast = picture.format == "JPEG" and picture.mode in ("L", "RGB")
-            pixels = _decode_jpeg(data) if fast else None
-            if pixels is None:
-                pixels = _pillow_pixels(picture, label)  # before the tag is asked for: Pillow turns TIFFs itself
+            # Pixels before the tag: Pillow turns TIFFs itself.
+            pixels = _pillow_pixels(picture, label) if found is None else found
             return pixels, _tag(picture)
     except FormatError:
         raise
     except Image.DecompressionBombError as error:
         raise FormatError(label, f"too many pixels ({error})") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        what = "is empty" if not data else f"is not a picture that can be read ({error})"
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        what = "is empty" if not data else f"is not a picture that can be read{why}"
         raise FormatError(label, what, hint="is the file whole? a broken download ends early") from error
 
 
-def _decode_jpeg(data: bytes) -> Pixels | None:
-    """Pixels of a grey or colour JPEG by the fastest decoder there is; None: Pillow decodes, or says what is wrong."""
+class _Jpeg(NamedTuple):
+    """What the segments before a JPEG's pixels say."""
+
+    components: int  # 1: grey, 3: colours, 4: CMYK
+    pixels: int
+    tagged: bool  # there may be an EXIF orientation: APP1 holds EXIF or XMP
+
+
+def _jpeg_facts(data: bytes) -> _Jpeg | None:
+    """Read from the markers (ITU-T T.81, B.1.1); None where they are not those of a JPEG of 8 bits."""
+    place, tagged = 2, False
+    if data[:2] != b"\xff\xd8":
+        return None
+    while place + 9 < len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # fill bytes may stand before any marker
+            place += 1
+            continue
+        tagged |= marker == 0xE1
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
+            return _Jpeg(data[place + 9], width * height, tagged) if data[place + 4] == 8 else None
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return None
+
+
+def _decode_jpeg(data: bytes, label: str) -> Pixels | None:
+    """Pixels of a grey or colour JPEG by the fastest decoder there is; None: Pillow decodes, or says what is wrong.
+
+    FormatError where pixels are missing though the file has an end: Pillow would fill in grey, silently.
+    """
     try:
         import simplejpeg  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         return _decode_with_opencv(data)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # it refuses recoverable oddities too
-        return None
+    except ValueError as error:
+        if "end of data segment" in str(error) or "bad Huffman code" in str(error):
+            raise FormatError(label, f"its pixels are damaged ({error})", hint="fetch the picture again") from error
+        return None  # it refuses recoverable oddities too
     return pixels
 
 
@@ -155,7 +193,7 @@ def _orient_as_annotated(pixels: Pixels, tag: int, size: Size | None, label: str
     stored, shown = pixels.shape[1::-1], turned.shape[1::-1]
     if size is not None and stored != shown and tuple(size) in (stored, shown):
         return pixels if tuple(size) == stored else turned
-    why = "no size is known" if size is None else f"{size[0]} x {size[1]} px does not tell"
+    why = "without a size nobody knows" if size is None else f"{size[0]} x {size[1]} px does not tell"
     if size is not None and tuple(size) not in (stored, shown):
         return pixels  # of a wrong size either way: the caller says so
     raise FormatError(

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from kpdata.augment.crops import UPPER_MMPOSE, UPPER_OFFICIAL
+from kpdata.augment.crops import LEAST_MMPOSE, UPPER_MMPOSE, UPPER_OFFICIAL
 from kpdata.augment.kernels import Convention, Size
 from kpdata.augment.rng import Distribution
 
@@ -76,7 +76,8 @@ class Recipe:
 
     rotation: of the content, degrees. scale: of the crop, 1 plus this. shift: of the crop's centre, in crop widths and
     heights. half_body: probability, for a person with more than `half_body_above` labelled keypoints; `upper`: the
-    chance that it is the upper half, where both have enough. beside: what else it does, in words.
+    chance that it is the upper half, where both have enough: `half_body_least` in the upper and the lower one. beside:
+    what else it does, in words.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Recipe:
     flip: float = 0.5
     half_body: float = 0.3
     half_body_above: int = 8
+    half_body_least: tuple[int, int] = (3, 3)
     upper: float = UPPER_OFFICIAL
     size: Size = (192, 256)
     padding: float = 1.25
@@ -111,7 +113,7 @@ MMPOSE = Recipe(
     "mmpose",
     "open-mmlab/mmpose 1.3.2, configs/body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192.py",
     rotation=Spread(80, 0.6, "truncated"), scale=Spread(0.5, 1.0, "truncated"), shift=Spread(0.16, 0.3, "truncated"),
-    upper=UPPER_MMPOSE,
+    upper=UPPER_MMPOSE, half_body_least=LEAST_MMPOSE,
 )  # fmt: skip
 VITPOSE = Recipe(
     "vitpose",
@@ -123,6 +125,7 @@ OCCLUSION_HEAVY = Recipe(
     "open-mmlab/mmpose 1.3.2, td-hm_hrnet-w32_coarsedropout-8xb64-210e_coco-256x192.py, with the cut-outs of Ke et al. "
     "(ECCV 2018); the combination is kpdata's, without a published number",
     rotation=MMPOSE.rotation, scale=MMPOSE.scale, shift=MMPOSE.shift, upper=UPPER_MMPOSE,
+    half_body_least=LEAST_MMPOSE,
     beside="p 0.5: 1 to 8 holes of 10 to 40 px; p 0.5: patches on a fifth of the keypoints",
 )  # fmt: skip
 FINETUNE_SMALL = Recipe(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -40,23 +41,34 @@ class Sample:
     extras: dict[str, Any] = field(default_factory=dict)  # carried along, never looked at
 
     def __post_init__(self) -> None:
+        if not isinstance(self.skeleton, Skeleton):
+            raise SchemaError(f"Sample.skeleton: a {type(self.skeleton).__name__}, expected a kpdata.skeleton.Skeleton")
+        self._check(_ARRAYS)
+        if self.visibility.size and not 0 <= self.visibility.min() <= self.visibility.max() <= 3:
+            found = np.unique(self.visibility)[:5].tolist()
+            raise SchemaError(f"Sample.visibility: {found}, expected 0 to 3 (kpdata.schema.Visibility)")
+
+    def _check(self, names: Iterable[str]) -> None:
+        """Make these fields the arrays that they must be. SchemaError for the first that cannot."""
         image = np.asarray(self.image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise SchemaError(f"Sample.image: {image.dtype} of shape {image.shape}, expected uint8 (H, W, 3)")
-        people, count = len(self.keypoints), len(self.skeleton)
-        shapes = {
-            "keypoints": (people, count, 2), "visibility": (people, count), "bbox": (people, 4), "area": (people,),
-            "center": (people, 2), "scale": (people, 2), "annotation_ids": (people,),
-            "masks": (people, *image.shape[:2]), "matrix": (3, 3),
-        }  # fmt: skip
-        types: dict[str, type] = {"visibility": np.int8, "annotation_ids": np.int64, "masks": np.bool_}
-        for name, shape in shapes.items():
+        count = len(self.skeleton)
+        people = len(self.keypoints) if hasattr(self.keypoints, "__len__") else 0
+        for name in names:
+            tail, kind = _ARRAYS[name]
+            if tail == "HW":
+                shape: tuple[int, ...] = (people, *image.shape[:2])
+            else:
+                shape = (
+                    (3, 3) if name == "matrix" else (people, *(count if side == "K" else int(side) for side in tail))
+                )
             value = getattr(self, name)
-            if value is None and name in ("bbox", "area", "center", "scale"):
+            if value is None and name not in _NEEDED:
+                if name not in _FILLED:
+                    continue
                 value = np.full(shape, np.nan)
-            if value is None:
-                continue
-            array: NDArray[Any] = np.asarray(value, types.get(name, np.float64))
+            array = value if type(value) is np.ndarray and value.dtype == kind else _converted(name, value, kind)
             if array.shape != shape:
                 raise SchemaError(f"Sample.{name}: shape {array.shape}, expected {shape} ({self.skeleton.name!r})")
             object.__setattr__(self, name, array)
@@ -69,5 +81,52 @@ class Sample:
         return self.image.shape[1], self.image.shape[0]
 
     def changed(self, **values: Any) -> Sample:
-        """The sample with other values in some fields."""
-        return replace(self, **values)
+        """The sample with other values in some fields; errors as for a new one, TypeError for a field it has not."""
+        if strangers := values.keys() - _FIELDS:
+            raise TypeError(f"Sample has no field {sorted(strangers)}")
+        people = values.get("keypoints", self.keypoints)
+        if "skeleton" in values or getattr(people, "shape", ())[:1] != (len(self.keypoints),):
+            return replace(self, **values)  # all others may have other shapes now
+        new = object.__new__(Sample)
+        for name in _FIELDS:
+            object.__setattr__(new, name, values[name] if name in values else getattr(self, name))
+        looked_at = {*values} & _ARRAYS.keys()
+        if "image" in values:
+            looked_at.add("masks")  # of the size of the picture
+        new._check(looked_at)
+        return new
+
+
+# Of each array its shape after P (K: keypoints; HW: as the picture), and its type.
+_ARRAYS: dict[str, tuple[str, np.dtype[Any]]] = {
+    name: (tail, np.dtype(kind))
+    for name, tail, kind in (
+        ("keypoints", "K2", np.float64), ("visibility", "K", np.int8), ("bbox", "4", np.float64),
+        ("area", "", np.float64), ("center", "2", np.float64), ("scale", "2", np.float64),
+        ("annotation_ids", "", np.int64), ("masks", "HW", np.bool_), ("matrix", "33", np.float64),
+    )
+}  # fmt: skip
+_NEEDED, _FILLED = {"keypoints", "visibility", "matrix"}, {"bbox", "area", "center", "scale"}
+_FIELDS = tuple(each.name for each in fields(Sample))
+_LIMITS = {"visibility": (0, 3), "masks": (0, 1)}
+
+
+def _converted(name: str, value: Any, kind: np.dtype[Any]) -> NDArray[Any]:
+    """The value as an array of that type. SchemaError where it is none, or would lose something on the way."""
+    try:
+        given: NDArray[Any] = np.asarray(value)
+        with np.errstate(invalid="ignore"):
+            array = given.astype(kind)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"Sample.{name}: {error}, expected an array of {kind}") from error
+    if kind.kind == "f":
+        return array
+    low, high = _LIMITS.get(name, (-(2**63), 2**63 - 1))
+    if (
+        given.dtype.kind not in "biuf"
+        or (given != array).any()
+        or (given.size and not low <= given.min() <= given.max() <= high)
+    ):
+        found = np.unique(given)[:5].tolist()
+        raise SchemaError(f"Sample.{name}: {given.dtype} such as {found}, expected {kind}, {low} to {high}")
+    return array

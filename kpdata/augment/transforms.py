@@ -360,10 +360,12 @@ class RandomCropAroundPeople:
 
 
 def people_boxes(sample: Sample) -> Floats:
-    """(P, 4) boxes `x, y, w, h`: the annotated ones, else around the pixels of the labelled keypoints, else NaN."""
+    """(P, 4) boxes `x, y, w, h`: the annotated ones with an extent, else around the labelled keypoints, else NaN."""
     bbox = frames(sample)[0]
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(bbox).all(axis=1, keepdims=True) & (bbox[:, 2:] > 0).all(axis=1, keepdims=True)
     tight = np.add(box_from_keypoints(sample.keypoints, sample.visibility), (0, 0, 1, 1))  # from pixels to edges
-    return np.where(np.isfinite(bbox).all(axis=1, keepdims=True), bbox, tight)
+    return np.where(usable, bbox, tight)
 
 
 @dataclass(frozen=True, slots=True)

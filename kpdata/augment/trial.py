@@ -64,6 +64,25 @@ class Trial:
             if name is not None and len(chosen):
                 yield from self._alike(dataset.select(persons=chosen), chosen, images_dir)
 
+    def shares(self, dataset: Dataset, rows: NDArray[np.int64], images: int) -> list[NDArray[np.int64]]:
+        """These rows in parts of so many images: `cases` of the parts, one after the other, are those of all."""
+        parts: list[NDArray[np.int64]] = []
+        where = dataset.image_rows()
+        for name, members in dataset.groups():
+            chosen = np.intersect1d(rows, members)
+            if name is None or not len(chosen):
+                continue
+            chosen = chosen[np.argsort(where[chosen], kind="stable")]
+            number = np.unique(where[chosen], return_inverse=True)[1]  # of the image, within the group
+            parts += np.split(chosen, np.flatnonzero(np.diff(number // images)) + 1)
+        return parts
+
+    def add(self, other: Trial) -> None:
+        """Count what another one met, too."""
+        self.pictures += other.pictures
+        self.boxless += other.boxless
+        self.unusable += other.unusable
+
     def _alike(self, part: Dataset, rows: NDArray[np.int64], images_dir: Path | str) -> Iterator[Case]:
         """People of one skeleton; rows: theirs in the whole dataset."""
         images = np.unique(part.image_rows())
@@ -139,7 +158,10 @@ def measure(preset: Preset, case: Case) -> Draws:
         half=half,
         upper=np.array([crop.half_body == "upper" for crop in crops]),
         may_half=np.full(len(crops), enough),
-        either=np.full(len(crops), preset.recipe.half_body > 0 and _both_halves(labelled, case.before)),
+        either=np.full(
+            len(crops),
+            preset.recipe.half_body > 0 and _both_halves(labelled, case.before, preset.recipe.half_body_least),
+        ),
         labelled=np.full(len(crops), labelled.sum()),
         lost=np.array([_outside(sample) for sample in case.after]),
         lost_plain=np.full(len(crops), _outside(case.plain)),
@@ -147,10 +169,10 @@ def measure(preset: Preset, case: Case) -> Draws:
     )
 
 
-def _both_halves(labelled: NDArray[np.bool_], sample: Sample) -> bool:
-    """More than two labelled keypoints in each half: either may be chosen."""
+def _both_halves(labelled: NDArray[np.bool_], sample: Sample, least: tuple[int, int]) -> bool:
+    """Enough labelled keypoints in each half: either may be chosen."""
     upper = upper_body(sample.skeleton)
-    return int((labelled & upper).sum()) > 2 and int((labelled & ~upper).sum()) > 2
+    return int((labelled & upper).sum()) >= least[0] and int((labelled & ~upper).sum()) >= least[1]
 
 
 def _outside(sample: Sample) -> int:

@@ -81,20 +81,11 @@ def _wrapper() -> type:
             return ["image"]
 
         def add_targets(self, additional_targets: dict[str, str]) -> None:
-            for name, kind in additional_targets.items():
-                if kind in ("image", "keypoints"):
-                    raise KpdataError(
-                        f"for_albumentations: an additional target {name!r} of kind {kind!r}; expected one picture"
-                    )
+            _refuse_targets(additional_targets)
             super().add_targets(additional_targets)
 
         def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-            column = _visibility_column(self, data)
-            before = _sample(self.skeleton, data, params["shape"], column)
-            after = self.transform.apply(before, self.transform.draw(before, self.random_generator))
-            if after.keypoints.shape != before.keypoints.shape:
-                raise KpdataError(f"{self.transform!r} made {len(after.keypoints)} people of {len(before.keypoints)}")
-            return {"before": before, "after": after, "column": column}
+            return _transformed(self, data, params["shape"])
 
         def apply(self, img: Any, after: Sample, **params: Any) -> Any:
             return after.image
@@ -103,20 +94,10 @@ def _wrapper() -> type:
             return _warp_labels(mask, after.matrix, after.size)
 
         def apply_to_bboxes(self, bboxes: Any, before: Sample, after: Sample, **params: Any) -> Any:
-            sides, moved = np.tile(before.size, 2), np.array(bboxes, np.float64)
-            corners = moved[:, :4] * sides
-            boxes = kernels.warp_boxes(
-                np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1), after.matrix
-            )
-            moved[:, :4] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / np.tile(after.size, 2)
-            return moved
+            return _warp_corners(np.array(bboxes, np.float64), before.size, after)
 
         def apply_to_keypoints(self, keypoints: Any, after: Sample, column: int | None, **params: Any) -> Any:
-            moved = np.array(keypoints)
-            moved[:, :2] = after.keypoints.reshape(-1, 2)
-            if column is not None:
-                moved[:, column] = after.visibility.reshape(-1)
-            return moved
+            return _moved_rows(np.array(keypoints), after, column)
 
         def get_transform_init_args(self) -> dict[str, Any]:
             return {"transform": repr(self.transform), "skeleton": self.skeleton.name, "visibility": self.visibility}
@@ -126,6 +107,39 @@ def _wrapper() -> type:
 
 def _rebuilt(transform: Transform, skeleton: Skeleton, visibility: str, p: float) -> Any:
     return _wrapper()(transform, skeleton, visibility, p)
+
+
+def _refuse_targets(additional: dict[str, str]) -> None:
+    for name, kind in additional.items():
+        if kind in ("image", "keypoints"):
+            found = f"an additional target {name!r} of kind {kind!r}"
+            raise KpdataError(f"for_albumentations: {found}; expected one picture and its keypoints alone")
+
+
+def _transformed(wrapper: Any, data: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The Sample of the pipeline's data, before and after the transform, and the column of the visibility."""
+    column = _visibility_column(wrapper, data)
+    before = _sample(wrapper.skeleton, data, shape, column)
+    after = wrapper.transform.apply(before, wrapper.transform.draw(before, wrapper.random_generator))
+    if after.keypoints.shape != before.keypoints.shape:
+        raise KpdataError(f"{wrapper.transform!r} made {len(after.keypoints)} people of {len(before.keypoints)}")
+    return {"before": before, "after": after, "column": column}
+
+
+def _warp_corners(rows: Floats, size: Size, after: Sample) -> Floats:
+    """Rows of the pipeline's boxes: x0, y0, x1, y1 as shares of the picture of (W, H), then labels, which stay."""
+    corners = rows[:, :4] * np.tile(size, 2)
+    boxes = kernels.warp_boxes(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1), after.matrix)
+    rows[:, :4] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) / np.tile(after.size, 2)
+    return rows
+
+
+def _moved_rows(rows: NDArray[Any], after: Sample, column: int | None) -> NDArray[Any]:
+    """Rows of the pipeline's keypoints: x, y from the Sample, the visibility in its column."""
+    rows[:, :2] = after.keypoints.reshape(-1, 2)
+    if column is not None:
+        rows[:, column] = after.visibility.reshape(-1)
+    return rows
 
 
 def _visibility_column(wrapper: Any, data: dict[str, Any]) -> int | None:

@@ -50,6 +50,9 @@ class Written:
 def written(sample: Sample, file_name: str, origin: Mapping[str, Any], split: str | None = None) -> Written:
     """What a file says of a sample: labelled keypoints whose pixel is not in the picture become absent (NaN).
 
+    `origin` gets the map that the picture went through: `matrix` (3 x 3) and `mirrored`. Of a mosaic `matrix` is None,
+    and `mosaic` has its pictures, tiles and the maps into it.
+
     Boxes are cut to the picture. Masks become run-length codes, and then the area is their number of pixels; else it is
     the sample's. Polygons are left out: what the picture cuts off of them no file can say.
     """
@@ -63,8 +66,21 @@ def written(sample: Sample, file_name: str, origin: Mapping[str, Any], split: st
         area = np.where(shown, sample.masks.sum((1, 2)), area)
         rle = tuple(json.dumps(encode_rle(mask)) if mask.any() else None for mask in sample.masks)
     xy = np.where(seen[..., None] > 0, sample.keypoints, np.nan)
-    facts = {**origin, "matrix": np.round(sample.matrix, 9).tolist(), "mirrored": sample.mirrored}
-    return Written(file_name, sample.size, sample.skeleton, xy, seen, bbox, area, rle, facts, split)
+    return Written(
+        file_name, sample.size, sample.skeleton, xy, seen, bbox, area, rle, {**origin, **_way(sample)}, split
+    )
+
+
+def _way(sample: Sample) -> dict[str, Any]:
+    """The map from the picture as it was read, JSON-ready; of a mosaic, whose matrix is NaN, those of its tiles."""
+    if np.isfinite(sample.matrix).all():
+        return {"matrix": np.round(sample.matrix, 9).tolist(), "mirrored": sample.mirrored}
+    tiles = sample.extras.get("mosaic")
+    if tiles is None:
+        return {"matrix": None, "mirrored": sample.mirrored}
+    listed = {name: np.asarray(tiles[name]).tolist() for name in ("tiles", "mirrored", "tile", "row")}
+    maps = np.round(tiles["matrices"], 9).tolist()
+    return {"matrix": None, "mosaic": {"image_ids": list(tiles["image_ids"]), "matrices": maps, **listed}}
 
 
 def save_picture(sample: Sample, path: Path) -> None:

@@ -155,38 +155,20 @@ class _Work:
 
     def go(self, folder: Path | None, stats: bool) -> None:
         """Take everybody through the preset once. KpdataError where no picture can be used."""
-        from kpdata.augment.trial import measure
+        from kpdata.augment.passes import Job, outcomes
 
         if folder:
             folder.mkdir()
-        cases = self.trial.cases(self.dataset, self.rows, self.images)
-        for case in console.progress(cases, "augmenting", len(self.rows)):
-            if case.row in self.shown:
-                self.cases.append(case)
-            if stats:
-                self.parts.append(measure(self.trial.preset, case))
-            if folder:
-                self._save(case, folder)
+        job = Job(self.images, frozenset(self.shown), stats, folder)
+        found = outcomes(self.dataset, self.trial, self.rows, job)
+        for outcome in console.progress(found, "augmenting", len(self.rows)):
+            self.cases += [outcome.case] if outcome.case else []
+            self.parts += [outcome.draws] if outcome.draws else []
+            self.written += outcome.written
+            self.outside += outcome.outside
         if not self.trial.pictures and self.trial.unusable:
             count, reason = len(self.trial.unusable), self.trial.unusable[0][1]
             raise KpdataError(f"none of {count:,} pictures can be used; the first: {reason}")
-
-    def _save(self, case: Case, folder: Path) -> None:
-        """The pictures of one person, and what the labels will say of them."""
-        from kpdata.augment.written import save_picture, written
-
-        stem = Path(str(case.before.extras.get("file_name", ""))).stem
-        ids, image_id = case.before.annotation_ids, case.before.image_id
-        for k, sample in enumerate(case.after):
-            name = f"{stem}_{case.row}_{k}.jpg"
-            origin = {
-                "file_name": case.before.extras.get("file_name"), "image_id": image_id,
-                "annotation_id": None if ids is None else int(ids[0]),
-                "draw": {"seed": self.trial.seed, "epoch": k, "index": case.row},
-            }  # fmt: skip
-            save_picture(sample, folder / name)
-            self.written.append(written(sample, name, origin, case.split))
-            self.outside += int((sample.visibility > 0).sum() - (self.written[-1].visibility > 0).sum())
 
     def write(self, folder: Path, to: str, source: str) -> dict[str, Any]:
         """The labels beside the pictures, with the way they came about."""

@@ -23,6 +23,7 @@ from kpdata.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     info,
     merge,
     predict,
@@ -116,6 +117,7 @@ _add("synth", synth.synth)
 _add("augment", augment.augment)
 _add("train", train.train)
 _add("predict", predict.predict)
+_add("export", export.export)
 _add("browse", browse.browse)
 _add("doctor", doctor.doctor)
 _add("demo", demo.demo)

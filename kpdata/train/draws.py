@@ -99,7 +99,8 @@ class Chance:
             return center, sides
         above, below = halves.labelled[:, rows]
         wanted = (chance[:, 0] < option.p) & (above + below > option.more_than)
-        upper = ((chance[:, 1] < option.upper_p) & (above > 2)) | (below <= 2)
+        least = option.at_least
+        upper = ((chance[:, 1] < option.upper_p) & (above >= least[0])) | (below < least[1])
         which = np.where(upper, 0, 1)
         extent = halves.extent[which, rows]
         taken = (wanted & (np.where(upper, above, below) >= 2) & (extent > 0).any(axis=1))[:, None]
@@ -163,7 +164,7 @@ def for_device(preset: Preset) -> Later:
 
 def _not_on_device(preset: Preset, what: str) -> TrainError:
     message = f"preset {preset.recipe.name!r}: the device cannot do its step {what}"
-    return TrainError(message, hint="warp on the CPU: --warp cpu")
+    return TrainError(message, hint="`warp = \"cpu\"` in the file of --config, or leave warp out")
 
 
 def draw_later(

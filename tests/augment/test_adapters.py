@@ -164,6 +164,12 @@ def test_bad_annotations_are_named(values: dict[str, Any], words: str) -> None:
         from_coco(picture(), [annotation(**values)], TRIO)
 
 
+def test_what_is_no_annotation_is_named() -> None:
+    """By its place in the list."""
+    with pytest.raises(SchemaError, match="annotation at place 1: 3, expected a dictionary"):
+        from_coco(picture(), [annotation(), 3], TRIO)  # type: ignore[list-item]
+
+
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import random
+import socket
 import subprocess
 import sys
 import types
@@ -295,20 +296,21 @@ print(hashlib.sha256(s.image.tobytes() + s.keypoints.tobytes()).hexdigest())
 """
 
 
-def test_every_process_gives_the_same() -> None:
-    """Two processes with different hash seeds agree; neither asks the network, and the package is imported late."""
+def test_every_process_gives_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another process, with another hash seed, agrees; neither asks the network, and the package is imported late."""
     inherited = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            env={**inherited, "PYTHONHASHSEED": str(seed)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in (1, 2)
-    }
-    assert len(digests) == 1 and len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
+    other = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**inherited, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, getattr(socket, name))  # put back what the script replaces
+    exec("\n".join(line for line in SCRIPT.splitlines() if "sys.modules" not in line), {})
+    assert len(other.strip()) == hashlib.sha256().digest_size * 2
+    assert capsys.readouterr().out == other
 
 
 def test_members_draw_numbers_of_their_own() -> None:
@@ -355,12 +357,12 @@ def pixel_transforms() -> list[str]:
 @pytest.mark.parametrize("name", pixel_transforms())
 def test_allowed_pixel_transforms_stay_in_place(name: str) -> None:
     """A dark or a bright textured picture correlates best with itself where it was."""
-    transform = Pixels([getattr(A, name)(p=1)])
+    transform, seeds = Pixels([getattr(A, name)(p=1)]), 1 if name == "Superpixels" else 2  # it is slow
     moved = []
     for image in (texture(20, 110), texture(130, 250)):  # Solarize and RandomSnow blot one of the two out
         sample = Sample(image, np.zeros((0, 17, 2)), np.zeros((0, 17), np.int8), COCO)
-        moved.append([displacement(image, transform(sample, rng(seed)).image) for seed in range(2)])
-    assert [0, 0] in moved
+        moved.append([displacement(image, transform(sample, rng(seed)).image) for seed in range(seeds)])
+    assert [0] * seeds in moved
 
 
 def test_symmetric_motion_blur_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -351,6 +352,32 @@ def test_more_than_eight(visible: int) -> None:
     assert bool(drawn[0]) == (visible > 8)
 
 
+@pytest.mark.parametrize("at_least", [(3, 3), crops.LEAST_MMPOSE])
+@pytest.mark.parametrize("prefers_upper", [False, True])
+def test_which_half(at_least: tuple[int, int], prefers_upper: bool) -> None:
+    """All numbers of labelled keypoints above and below: mmpose's RandomHalfBody, and the official code, in words."""
+    skeleton = Skeleton(
+        "many", (*(f"head_{i}" for i in range(6)), *(f"left_knee_{i}" for i in range(6))), landmarks=("",) * 12
+    )
+    upper = tuple(skeleton.keypoint_names[:6])
+    option = HalfBody(1.0, 0, 1.0 if prefers_upper else 0.0, upper=upper, at_least=at_least)
+    for above, below in itertools.product(range(7), range(7)):
+        start = person(skeleton)
+        seen = np.zeros((1, 12), np.int8)
+        seen[0, :above], seen[0, 6 : 6 + below] = 2, 2
+        drawn = int(option.draw(start.changed(visibility=seen), generator(0))[0])
+        if at_least == (3, 3):  # official: lib/dataset/JointsDataset.py
+            expected = 1 if prefers_upper and above > 2 else 2 if below > 2 else 1
+            expected = 0 if (above, below)[expected - 1] < 2 else expected
+        elif above < 2 and below < 3:  # mmpose: _random_select_half_body
+            expected = 0
+        elif below < 3 or above < 2:
+            expected = 1 if below < 3 else 2
+        else:
+            expected = 1 if prefers_upper else 2
+        assert drawn == expected, (above, below)
+
+
 def test_half_body_changes_the_crop_only() -> None:
     """Keypoints, boxes and picture stay; others' crops stay, also NaN."""
     start = person()
@@ -395,6 +422,8 @@ def test_halves_of_a_skeleton_of_ones_own() -> None:
         (lambda: TopDown(border=(0, 0)), "TopDown: border"),  # type: ignore[arg-type]
         (lambda: HalfBody(p=-0.1), "HalfBody: p -0.1"),
         (lambda: HalfBody(padding=0), "HalfBody: padding 0"),
+        (lambda: HalfBody(at_least=(0, 3)), r"HalfBody: at_least \(0, 3\)"),
+        (lambda: HalfBody(at_least=3), "HalfBody: at_least 3"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_options_are_refused_when_made(make: Callable[[], Any], words: str) -> None:

@@ -122,7 +122,9 @@ def test_exif_without_a_size_does_not_decide(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     file = save(tmp_path / "a.jpg", Image.fromarray(SMOOTH), exif=exif)
-    with pytest.raises(FormatError, match=r"a\.jpg: EXIF orientation 6, and no size is known .*orientation='exif'"):
+    with pytest.raises(
+        FormatError, match=r"a\.jpg: EXIF orientation 6, and without a size nobody knows .*orientation='exif'"
+    ):
         im.read_image(file)
 
 
@@ -390,3 +392,35 @@ def test_importing_is_light() -> None:
     script = "import sys, kpdata.augment.crops, kpdata.augment.transforms; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"cv2", "PIL", "simplejpeg", "albumentations", "torch", "pandas", "pycocotools"} & set(loaded)
+
+
+def test_pixels_that_are_missing_before_the_end(tmp_path: Path) -> None:
+    """A JPEG that lacks a piece but has its end marker is refused, not filled with grey."""
+    pytest.importorskip("simplejpeg")
+    whole = save(
+        tmp_path / "a.jpg", Image.fromarray(RNG.integers(0, 255, (60, 80, 3), np.uint8)), quality=90
+    ).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    with pytest.raises(FormatError, match=r"cut\.jpg: its pixels are damaged .* fetch the picture again"):
+        im.read_image(tmp_path / "cut.jpg")
+
+
+def test_no_object_addresses_in_messages(tmp_path: Path) -> None:
+    """A file that is no picture is named, and nothing else."""
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(FormatError, match=r"a\.jpg: is not a picture that can be read\. is the file whole") as told:
+        im.read_image(tmp_path / "a.jpg")
+    assert "0x" not in str(told.value)
+
+
+def test_pillow_is_asked_only_where_there_is_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain JPEG is decoded without it; one with EXIF is turned as before, also behind fill bytes and a comment."""
+    pytest.importorskip("simplejpeg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = save(tmp_path / "a.jpg", Image.fromarray(SMOOTH))
+    tagged = save(tmp_path / "b.jpg", Image.fromarray(SMOOTH), exif=exif).read_bytes()
+    tagged = tagged[:2] + b"\xff\xfe\x00\x04hi\xff\xff\xff" + tagged[3:]
+    assert im.read_image(tagged, orientation="exif").shape == (SMOOTH.shape[1], SMOOTH.shape[0], 3)
+    monkeypatch.setattr(Image, "open", None)
+    assert im.read_image(plain).shape == SMOOTH.shape

@@ -34,8 +34,11 @@ def test_seed_epoch_and_index_all_matter() -> None:
 
 def test_negative_numbers_are_refused() -> None:
     """A negative index would fail deep inside NumPy."""
-    with pytest.raises(SchemaError, match="seed 0, epoch -1, index 3: expected 0 or more"):
+    with pytest.raises(SchemaError, match="seed 0, epoch -1, index 3: expected whole numbers, 0 or more"):
         generator(0, -1, 3)
+    for seed in ("a", 1.5, None):
+        with pytest.raises(SchemaError, match="expected whole numbers"):
+            generator(seed)  # type: ignore[arg-type]
 
 
 def test_normal_is_clipped_as_the_recipe() -> None:

@@ -469,3 +469,19 @@ def test_colour_jitter_touches_the_picture_only() -> None:
     drawn = np.array([t.ColorJitter(0.3, 0.2, 0.1, 20).draw(start, generator(0, 0, i)) for i in range(1500)])
     for column, (low, high) in enumerate([(0.7, 1.3), (0.8, 1.2), (0.9, 1.1), (-20, 20)]):
         assert stats.kstest(drawn[:, column], stats.uniform(low, high - low).cdf).pvalue > 0.01
+
+
+def test_members_that_are_no_transforms() -> None:
+    """Refused when the chain is made."""
+    for make in (lambda: t.Compose([3]), lambda: t.OneOf([len]), lambda: t.Maybe(None)):  # type: ignore[list-item,arg-type]
+        with pytest.raises(SchemaError, match="is no transform: it needs draw"):
+            make()
+
+
+def test_a_box_without_extent_is_no_box() -> None:
+    """A crop around people then goes by their keypoints."""
+    start = person()
+    for box in ([50.0, 40, 0, 0], [50.0, 40, -9, -9]):
+        boxes = t.people_boxes(start.changed(bbox=np.tile(np.array(box), (len(start.keypoints), 1))))
+        labelled = np.where((start.visibility > 0)[..., None], start.keypoints, np.nan)
+        np.testing.assert_allclose(boxes[:, :2], np.nanmin(labelled, axis=1))

@@ -91,3 +91,18 @@ def test_pictures_lose_little(tmp_path) -> None:
     gradient = np.stack(np.broadcast_arrays(np.arange(0, 200, 2)[None], np.arange(0, 200, 2)[:, None], 90), -1)
     save_picture(sample(image=gradient.astype(np.uint8)), tmp_path / "a.jpg")
     assert np.abs(load_image(tmp_path / "a.jpg").astype(int) - gradient).max() <= 6
+
+
+def test_a_mosaic_is_json() -> None:
+    """It has no one map: what is written is null and the maps of its tiles, never a NaN that JSON does not know."""
+    tiles = {
+        "image_ids": (3, None), "tiles": np.array([[0, 0, 10, 10], [10, 0, 20, 10]]),
+        "matrices": np.stack([np.eye(3)] * 2), "mirrored": np.array([False, True]),
+        "tile": np.array([0, 1]), "row": np.array([0, 0]), "extras": ({}, {}),
+    }  # fmt: skip
+    for extras in ({"mosaic": tiles}, {}):
+        found = written(sample(matrix=np.full((3, 3), np.nan), extras=extras), "a.jpg", {"image_id": None})
+        facts = json.loads(json.dumps(found.origin, allow_nan=False))
+        assert facts["matrix"] is None
+    mosaic = written(sample(matrix=np.full((3, 3), np.nan), extras={"mosaic": tiles}), "a.jpg", {}).origin["mosaic"]
+    assert mosaic["image_ids"] == [3, None] and mosaic["mirrored"] == [False, True] and mosaic["tile"] == [0, 1]

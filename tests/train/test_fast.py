@@ -1,0 +1,299 @@
+"""Faster execution is the same training: a CUDA graph can hold the whole step, and compiled equals eager."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the trainer needs kpdata[train]")
+pytest.importorskip("cv2", reason="the trainer needs kpdata[train]")
+torch.set_num_threads(1)
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402  (after the skips)
+
+from kpdata import skeleton  # noqa: E402
+from kpdata.codec import HeatmapCodec  # noqa: E402
+from kpdata.errors import TrainError  # noqa: E402
+from kpdata.train import fast, optim  # noqa: E402
+from kpdata.train.batch import Batch  # noqa: E402
+from kpdata.train.config import Config, SourceConfig  # noqa: E402
+from kpdata.train.ledger import Recorder  # noqa: E402
+from kpdata.train.losses import heatmap_loss  # noqa: E402
+from kpdata.train.models import build  # noqa: E402
+from kpdata.train.prepare import policy_table, prepare  # noqa: E402
+from kpdata.train.spec import NetworkSpec  # noqa: E402
+
+SPEC = NetworkSpec("hrnet_tiny", skeleton.load("coco_17"), HeatmapCodec((64, 64)))
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: a CUDA graph needs one")
+
+
+def batch_of(people: int, seed: int = 0) -> Batch:
+    """Packed crops with all that a device may have to do: warp, colour, holes; two sources."""
+    rng = np.random.default_rng(seed)
+    matrix = np.tile(np.eye(3), (people, 1, 1))
+    matrix[:, :2] += rng.normal(0, 0.05, (people, 2, 3))
+    colour = np.tile([1.1, 0.9, 1.2, 8.0], (people, 1))
+    holes = np.full((people, 2, 4), np.nan)
+    holes[:, 0] = 10, 12, 20, 8
+    tensors = {
+        "images": rng.integers(0, 256, (people, 80, 80, 3), dtype=np.uint8),
+        "keypoints": rng.uniform(0, 64, (people, 17, 2)).astype(np.float32),
+        "visibility": rng.integers(0, 4, (people, 17)).astype(np.int8), "known": rng.random((people, 17)) < 0.9,
+        "source": np.arange(people) % 2, "index": np.arange(people), "epoch": np.zeros(people, np.int64),
+        "image_ids": np.arange(people), "annotation_ids": np.arange(people), "crop": matrix,
+        "mirrored": np.zeros(people, bool), "matrix": matrix.astype(np.float32),
+        "colour": colour.astype(np.float32), "holes": holes.astype(np.float32),
+    }  # fmt: skip
+    return Batch(**{name: torch.from_numpy(array) for name, array in tensors.items()})
+
+
+class Training:
+    """A whole step as `loop.Loop` makes it: `work(batch)`; ledger, clipping, policies and source weights included."""
+
+    def __init__(self, folder: Path, device: str = "cpu", *, bf16: bool = False, loss: str = "mse") -> None:
+        torch.manual_seed(0)
+        self.device, self.bf16, self.loss = torch.device(device), bf16, loss
+        self.net = build("hrnet_tiny", 17).to(self.device).train()
+        settings = Config(data=(SourceConfig(folder),), out=folder, lr=1e-3)
+        self.optimizer = optim.make_optimizer(self.net, settings, self.device)
+        self.policies = policy_table([("target", "ignore"), ("ignore", "negative")]).to(self.device)
+        self.source_weights = torch.tensor([1.0, 0.5], device=self.device)
+        ids = np.arange(100)
+        self.recorder = Recorder(folder, ids, ids, SPEC.skeleton.keypoint_names, self.device)
+
+    def work(self, batch: Batch) -> Any:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward(batch)
+        optim.clip(self.net, 1.0)
+        self.optimizer.step()
+        return loss.detach()
+
+    def backward(self, batch: Batch) -> Any:
+        images, targets, weights = prepare(batch, SPEC, self.policies)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            maps = self.net(images)
+        loss, errors = heatmap_loss(
+            maps, targets, weights, kind=self.loss, known=batch.known, source=batch.source,  # type: ignore[arg-type]
+            source_weights=self.source_weights,
+        )  # fmt: skip
+        loss.backward()
+        self.recorder.record(batch.index, errors)
+        return loss
+
+    def values(self) -> list[Any]:
+        """All that training changes."""
+        state = [v for s in self.optimizer.state.values() for v in s.values()]
+        return [t.detach().clone() for t in (*self.net.parameters(), *self.net.buffers(), *state, self.recorder.losses)]
+
+
+# ------------------------------------------------------------------------------------------------- ready for a capture
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on values that are read back, shapes that depend on values, tensors of Python values, moves to devices."""
+
+    FORBIDDEN = (
+        "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_static", "masked_select", "unique",
+        "_unique2", "unique_dim", "bincount", "repeat_interleave", "lift_fresh", "lift_fresh_copy", "_assert_async",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.FORBIDDEN, f"{func} makes the host wait, or comes from it"
+        if name == "_to_copy":
+            assert (kwargs or {}).get("device") in (None, args[0].device), f"{func} moves"
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), f"{func} by bool looks for the True ones"
+        made = func(*args, **(kwargs or {}))
+        self.shapes.append((str(func), tuple(made.shape) if isinstance(made, torch.Tensor) else None))
+        return made
+
+
+@pytest.mark.parametrize(("bf16", "loss"), [(False, "mse"), (True, "ohkm")])
+def test_a_whole_step_can_be_captured(tmp_path: Path, bf16: bool, loss: str) -> None:
+    """From the packed crop to the optimiser nothing waits, comes from the host or has a shape that depends on values:
+    people without labels, or with all of them, make the same calls in the same shapes."""
+    training = Training(tmp_path, bf16=bf16, loss=loss)
+    training.work(batch_of(2))  # the optimiser makes its state in its first step
+    seen = []
+    for seed, visibility in ((1, 0), (2, 2)):
+        batch = batch_of(2, seed)
+        batch = replace(batch, visibility=torch.full_like(batch.visibility, visibility))
+        with NoWaiting() as watched:
+            training.work(batch)
+        seen.append(watched.shapes)
+    assert len(seen[0]) > 500
+    assert seen[0] == seen[1]
+    assert any("_fused_adam" in name for name, _ in seen[0])
+
+
+def test_nothing_of_the_step_is_on_another_device(tmp_path: Path) -> None:
+    """On the meta device, where no value exists, the step runs up to the gradients: a host tensor in it would fail."""
+    training = Training(tmp_path)
+    training.device = torch.device("meta")
+    training.net = training.net.to("meta")
+    training.policies, training.source_weights = training.policies.to("meta"), training.source_weights.to("meta")
+    training.recorder.losses = training.recorder.losses.to("meta")
+    loss = training.backward(fast.buffers_like(batch_of(2), "meta"))
+    assert loss.device.type == "meta"
+    assert all(p.grad.device.type == "meta" for p in training.net.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x * torch.tensor([1.0, 2.0]),
+        lambda x: x.to("meta"),
+    ],
+)
+def test_the_watch_would_notice(work: Any) -> None:
+    """Each thing that a capture cannot hold is found."""
+    x = torch.ones(2)
+    with pytest.raises(AssertionError), NoWaiting():
+        work(x)
+
+
+def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
+    """Warm-up steps before a capture, at the start and in the middle, change no bit of the training."""
+    plain, rehearsed = Training(tmp_path), Training(tmp_path)
+    for step in range(3):
+        batch = batch_of(2, step)
+        if step != 1:
+            also = [rehearsed.recorder.losses]
+            fast.rehearse(rehearsed.work, batch_of(2, 9), rehearsed.net, rehearsed.optimizer, also=also, times=2)
+            assert all(p.grad is None for p in rehearsed.net.parameters())
+        assert torch.equal(plain.work(batch), rehearsed.work(batch))
+    pairs = list(zip(plain.values(), rehearsed.values(), strict=True))
+    assert len(pairs) > 100
+    assert all(torch.equal(a, b) or torch.equal(a.isnan(), b.isnan()) for a, b in pairs)
+    assert any(not torch.equal(a, b) for a, b in zip(Training(tmp_path).values(), plain.values(), strict=False))
+
+
+# ------------------------------------------------------------------------------------------------------ static buffers
+
+
+def test_buffers_take_batches_of_one_shape() -> None:
+    """The buffers are the graph's own and take every field of another batch; another shape is refused by its name."""
+    first, second = batch_of(3, 1), batch_of(3, 2)
+    static = fast.buffers_like(first, "cpu")
+    place = static.images.data_ptr()
+    assert place != first.images.data_ptr()
+    fast.fill(static, second)
+    assert static.images.data_ptr() == place
+    for name in ("images", "keypoints", "visibility", "index", "matrix", "holes"):
+        np.testing.assert_array_equal(getattr(static, name), getattr(second, name))
+    with pytest.raises(TrainError, match=r"images \(2, 80, 80, 3\) torch.uint8, not \(3, 80, 80, 3\)"):
+        fast.fill(static, batch_of(2))
+    with pytest.raises(TrainError, match="colour"):
+        fast.fill(static, replace(second, colour=None))
+    with pytest.raises(TrainError, match=r"fill \(9, 9, 9\)"):
+        fast.fill(static, replace(second, fill=(9, 9, 9)))
+
+
+# ---------------------------------------------------------------------------------------------------------- compiling
+
+
+def test_compiled_parts_are_the_network(tmp_path: Path) -> None:
+    """Every part becomes graphs, once; losses and weights are those of the network as it is written;
+    evaluation at another batch size compiles nothing; state dict and copies keep their names."""
+    from torch._dynamo.backends.debugging import aot_eager
+
+    graphs = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    torch._dynamo.reset()
+    plain, compiled = Training(tmp_path), Training(tmp_path)
+    names = list(compiled.net.state_dict())
+    parts = fast.compile_parts(compiled.net, backend=counted)
+    assert parts == 4
+    made = []
+    for seed in range(2):
+        a, b = (training.work(batch_of(2, seed)) for training in (plain, compiled))
+        assert a.item() == pytest.approx(b.item(), rel=1e-5)
+        made.append(len(graphs))
+    assert made[0] >= parts  # layer1 may be a graph a block
+    assert made[1] == made[0]
+    for a, b in zip(plain.values(), compiled.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+    with fast.uncompiled(), torch.no_grad():
+        images = torch.rand(3, 3, 64, 64)
+        torch.testing.assert_close(compiled.net.eval()(images), plain.net.eval()(images), rtol=1e-3, atol=1e-4)
+    assert len(graphs) == made[0]
+    assert list(compiled.net.state_dict()) == names
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_options_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option is accepted and ignored: the words say what is missing and what to do."""
+    plain = Config(data=(SourceConfig(tmp_path),), out=tmp_path)
+    fast.check(plain, torch.device("cpu"))
+    graph = replace(plain, graph=True)
+    fast.check(graph, torch.device("cuda"))
+    for config, device, world, words in (
+        (graph, "cpu", 1, "graph is a CUDA graph, and this training runs on cpu"),
+        (replace(graph, accumulate=2), "cuda", 1, "one batch, accumulate is 2"),
+        (graph, "cuda", 2, "for one process, there are 2"),
+    ):
+        with pytest.raises(TrainError, match=words):
+            fast.check(config, torch.device(device), world)
+    monkeypatch.setattr(fast.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TrainError, match=r"C\+\+ compiler"):
+        fast.check(replace(plain, compile=True), torch.device("cpu"))
+    monkeypatch.setenv("CXX", "g++")
+    monkeypatch.setattr(fast.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TrainError, match="Triton"):
+        fast.check(replace(plain, compile=True), torch.device("cuda"))
+    net = build("hrnet_tiny", 17)
+    with pytest.raises(TrainError, match="CUDA graph of a network on cpu"):
+        fast.GraphedStep(lambda batch: batch.images.sum(), net, torch.optim.Adam(net.parameters()))
+
+
+# --------------------------------------------------------------------------------------------------------- on a GPU
+
+
+@ON_GPU
+@pytest.mark.parametrize("bf16", [False, True])
+def test_graph_equals_eager(tmp_path: Path, bf16: bool) -> None:
+    """Ten steps with a changing learning rate, recorded or not: the same losses, weights, statistics and ledger."""
+    eager, graphed = Training(tmp_path, "cuda", bf16=bf16), Training(tmp_path, "cuda", bf16=bf16)
+    step = fast.GraphedStep(graphed.work, graphed.net, graphed.optimizer, also=[graphed.recorder.losses])
+    for seed in range(10):
+        batch = batch_of(4, seed).pin_memory()
+        for training in (eager, graphed):
+            optim.set_lr(training.optimizer, 1e-3 / (seed + 1))
+        a, b = eager.work(batch.to("cuda")), step(batch)
+        torch.testing.assert_close(a, b, rtol=1e-2 if bf16 else 1e-4, atol=1e-6)
+    tolerance: dict[str, float] = {"rtol": 5e-2, "atol": 5e-3} if bf16 else {"rtol": 1e-3, "atol": 1e-4}
+    for one, other in zip(eager.values(), graphed.values(), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True, **tolerance)
+
+
+@ON_GPU
+def test_graph_of_compiled_parts(tmp_path: Path) -> None:
+    """The two combine."""
+    eager, both = Training(tmp_path, "cuda"), Training(tmp_path, "cuda")
+    fast.compile_parts(both.net, backend="aot_eager")
+    step = fast.GraphedStep(both.work, both.net, both.optimizer, also=[both.recorder.losses])
+    for seed in range(3):
+        batch = batch_of(4, seed)
+        torch.testing.assert_close(eager.work(batch.to("cuda")), step(batch), rtol=1e-3, atol=1e-6)
