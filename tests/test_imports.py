@@ -56,11 +56,37 @@ def modules_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
-@pytest.mark.parametrize("code", ["import kpdata", "import kpdata.cli.main"])
-def test_importing_is_light(code: str) -> None:
-    """`import kpdata` and the command line load neither NumPy nor Arrow nor anything heavier."""
+ROOMS = ("kpdata", "kpdata.augment", "kpdata.train", "kpdata.browse", "kpdata.cli.main")
+
+
+@pytest.mark.parametrize("module", ROOMS)
+def test_importing_is_light(module: str) -> None:
+    """`import kpdata`, its rooms and the command line load neither NumPy nor Arrow nor anything heavier."""
     heavy = {"numpy", "pyarrow", "pandas", "torch", "matplotlib", "scipy", "h5py", "cv2", "PIL", "fiftyone", "rich"}
-    assert not modules_after(code) & heavy
+    assert not modules_after(f"import {module}") & heavy
+
+
+def test_values_of_a_training_need_no_torch() -> None:
+    """A configuration and a network's spec are plain data: tools may write them where no torch is installed."""
+    assert not modules_after("from kpdata.train import Config, NetworkSpec, SourceConfig") & {"torch", "cv2", "pyarrow"}
+
+
+OPTIONAL = {"torch", "cv2", "fiftyone", "tensorboard", "onnx", "onnxruntime", "albumentations", "simplejpeg", "ray"}
+
+
+def test_extras_are_imported_where_they_are_needed() -> None:
+    """On top of a file torch stands in the trainer and its kernels alone, and no other optional package anywhere: what
+    is not installed stops the one command that needs it."""
+    found = set()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(("kpdata", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for node in ast.parse(file.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            found |= {(module, name.split(".")[0]) for name in names if name.split(".")[0] in OPTIONAL}
+    assert ("kpdata.train.hrnet", "torch") in found
+    homes = ("kpdata.train.", "kpdata.augment.batched")
+    assert not [f"{a} imports {b}" for a, b in found if b != "torch" or not a.startswith(homes)]
 
 
 def test_every_public_name_is_there() -> None:

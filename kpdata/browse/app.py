@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 ACCEPT, REJECT = "accept", "reject"  # the tags of a review
 _MARK = "kpdata"  # key of Dataset.info: this dataset is ours
 _PANEL = "kpdata_keypoints"  # name of our panel in the App
-_PATIENCE, _SETTLE = 90.0, 1.0  # s: for the server to answer, and for the session to tell it what to show
+_PATIENCE, _SETTLE = 180.0, 1.0  # s: for the server to answer, and for the session to tell it what to show
+_OTHER_PORTS = 2  # to try, where none was asked for
 _RETRIES = 20  # of changing the App's view while it is not connected yet, every half second
 
 
@@ -124,14 +125,14 @@ def open_app(
     if view is not None and view not in [known.name for known in people.views]:
         shown = ", ".join(known.name for known in people.views)
         raise BrowseError(f"no view {view!r} shows anybody here", hint=f"expected one of: {shown}")
-    opened = embedded.open_database(database)
-    dataset, imported, notes = import_people(people, opened, name=name, progress=progress)
-    where = embedded.free_port(port)
+    where = embedded.free_port(port)  # before the work: a port that is taken is said at once
     try:
-        session = _launch(opened.module, dataset, where)
+        opened = embedded.open_database(database)
+        dataset, imported, notes = import_people(people, opened, name=name, progress=progress)
     except BaseException:
         embedded.give_back(where)
         raise
+    session, where = _launched(opened.module, dataset, where, port is None)
     url = f"http://127.0.0.1:{where}/"  # with the dataset's own path FiftyOne would forget panel and view
     ssh = _ssh(where) if remote else ""
     app = App(dataset.name, url, ssh, imported, notes, _session=session, _dataset=dataset, _port=where)
@@ -348,6 +349,23 @@ def _remove_unused(opened: embedded.Database, name: str, crops: Crops) -> None:
 # ------------------------------------------------------------------------------------------------------------ showing
 
 
+def _launched(fo: Any, dataset: Any, port: int, another: bool) -> tuple[Any, int]:
+    """A session and its port: that one, or where somebody was quicker there and `another` is allowed, a later one."""
+    for left in reversed(range(_OTHER_PORTS + 1 if another else 1)):
+        try:
+            return _launch(fo, dataset, port), port
+        except BrowseError:
+            if not left:
+                embedded.give_back(port)
+                raise
+        except BaseException:
+            embedded.give_back(port)
+            raise
+        held, port = port, embedded.free_port()
+        embedded.give_back(held)
+    raise AssertionError("the last turn returns or raises")
+
+
 def _launch(fo: Any, dataset: Any, port: int) -> Any:
     """A session of the App, without a browser. BrowseError where its server does not come up on that port."""
     panel = fo.Panel(type=_PANEL, pinned=True)
@@ -378,7 +396,11 @@ def _serve(port: int) -> None:
 
     sessions = importlib.import_module("fiftyone.core.session.session")
     service = importlib.import_module("fiftyone.core.service")
-    sessions._server_services[port] = service.ServerService(port, address="127.0.0.1", do_not_track=True)
+    patient = type("Server", (service.ServerService,), {"_wait_for_child_port": _listening})
+    server = patient(port, address="127.0.0.1", do_not_track=True)
+    if server.child is None:  # it has found somebody else's App there, and would change what that shows
+        raise OSError("another App is there")
+    sessions._server_services[port] = server
     end = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -388,6 +410,21 @@ def _serve(port: int) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.2)
+
+
+def _listening(server: Any, port: int) -> int:
+    """Wait until a server that is being started listens: FiftyOne would give up after 60 s, which a busy machine takes,
+    and would wait as long for one that has ended."""
+    import importlib
+
+    service = importlib.import_module("fiftyone.core.service")
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return int(service.ServerService._wait_for_child_port(server, port=port, timeout=1))
+        except service.ServiceListenTimeout:
+            if server.child.poll() is not None or time.monotonic() > end:
+                raise
 
 
 def _open_browser(url: str) -> bool:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,13 +166,18 @@ def _take(port: int) -> bool:
         return True
     from kpdata.browse import keeper
 
-    folder = default_folder() / "ports"  # one for all databases: another browse may be about to bind the same port
+    folder = _ports()
     _make(folder)
     handle = keeper.lock(folder / f"port-{port}.lock", wait=False)
     if handle is None:
         return False
     _held.append(handle)
     return True
+
+
+def _ports() -> Path:
+    """One folder for all of a user's databases and homes: another browse may be about to bind the same port."""
+    return Path(tempfile.gettempdir()) / f"kpdata-ports-{os.getuid()}"
 
 
 # ------------------------------------------------------------------------------------------------------- the database

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.browse import embedded, ondisk
+from kpdata.browse import embedded, ondisk, pictures
 from kpdata.browse.samples import GROUND_TRUTH, sanitised
 from kpdata.dataset import Dataset
 from kpdata.errors import BrowseError, SchemaError
@@ -54,7 +54,8 @@ def to_fiftyone(
 
     images: the folder that file names start from. name: of the new dataset; None: FiftyOne's choice. field: the label
     field; people of a second skeleton go to `field_<skeleton>`, those without one to `field_none`, so that every field
-    has its skeleton drawn. Embedded pictures (`blobs`) stay behind.
+    has its skeleton drawn. Embedded pictures (`blobs`) become files in FiftyOne's `default_dataset_dir`, shown where
+    `images` has none of that name.
 
     Raises MissingExtra without FiftyOne; BrowseError where its database is missing, the name is in use, or an image
     states no size and its picture is not there to be asked.
@@ -64,8 +65,12 @@ def to_fiftyone(
         raise BrowseError(reason)
     if name is not None and name in fo.list_datasets():
         raise BrowseError(f"{name!r}: FiftyOne has a dataset of that name", hint="give it another name, or delete that")
+    name = name or str(fo.core.dataset.get_default_dataset_name())
+    home = Path(fo.config.default_dataset_dir) / f"kpdata-{ondisk.object_id(name)['$oid'][:12]}"
+    own = pictures.keep(dataset, home)
+    files = _files(dataset, Path(images), own)
     fields = _label_fields(dataset, field)
-    sizes = _sizes(dataset, Path(images))
+    sizes = _sizes(dataset, files)
     people = _people(dataset, fields, sizes)
     ids = schema.values(dataset.images["image_id"]).tolist()
     listed = set(ids)
@@ -74,6 +79,7 @@ def to_fiftyone(
         "metadata": dataset.metadata(),
         "fields": fields,
         "orphans": [_plain(dataset.persons, row[_ROW]) for row in orphans],
+        "pictures": str(home) if own else None,
     }
 
     def describe(made: Any) -> None:
@@ -82,11 +88,10 @@ def to_fiftyone(
             if bone in dataset.skeletons:
                 made.skeletons[label] = _to_bones(fo, dataset.skeletons[bone])
 
-    samples = _samples(dataset, Path(images), fields, sizes, people)
+    samples = _samples(dataset, files, fields, sizes, people)
     template = _template(fo, list(fields.values()))
     count = dataset.images.num_rows
-    made = ondisk.import_samples(fo, name or fo.core.dataset.get_default_dataset_name(), template, samples, count=count,
-                                 describe=describe)  # fmt: skip
+    made = ondisk.import_samples(fo, name, template, samples, count=count, describe=describe)
     made.persistent = persistent
     return made
 
@@ -118,13 +123,14 @@ def from_fiftyone(collection: Any, *, field: str | None = None) -> Dataset:
                 rows.append((_get(person, _ROW), _person(person, skeletons.get(bone), size, image_rows[-1])))
     # A person whom somebody added in FiftyOne has no row of its own: after all others
     order = sorted(range(len(rows)), key=lambda n: (rows[n][0] is None, rows[n][0] or 0, n))
-    return Dataset(
+    found = Dataset(
         images=_table(schema.IMAGES, image_rows),
         persons=_table(schema.PERSONS, [rows[n][1] for n in order]),
         skeletons=skeletons,
         datasets=metadata["datasets"],
         history=tuple(metadata["history"]),
     )
+    return pictures.kept(Path(mark["pictures"]), found) if mark.get("pictures") else found
 
 
 # ---------------------------------------------------------------------------------------------------------- to FiftyOne
@@ -138,31 +144,35 @@ def _label_fields(dataset: Dataset, field: str) -> dict[str, str]:
     return {name: field if name == first else f"{field}_{plain}" for name, plain in zip(used, names, strict=True)}
 
 
-def _sizes(dataset: Dataset, folder: Path) -> dict[int, tuple[int, int]]:
+def _files(dataset: Dataset, folder: Path, own: Mapping[int, Path]) -> dict[int, Path]:
+    """The picture of each image: in the folder, else embedded, else where it should be in the folder."""
+    from kpdata.browse.people import picture_path
+
+    out = {}
+    columns = (dataset.images[name].to_pylist() for name in ("image_id", "file_name"))
+    for image, name in zip(*columns, strict=True):
+        out[image] = picture_path(folder, name) or own.get(image) or folder / (name or f"image-{image}")
+    return {image: file.absolute() for image, file in out.items()}
+
+
+def _sizes(dataset: Dataset, files: Mapping[int, Path]) -> dict[int, tuple[int, int]]:
     """Width and height of each image, px: as stated, else of the picture itself."""
     out = {}
-    columns = (dataset.images[name].to_pylist() for name in ("image_id", "file_name", *_SIZE))
-    for image, file_name, width, height in zip(*columns, strict=True):
-        if not (width and height):
-            width, height = _look(folder, file_name, image)
-        out[image] = (width, height)
+    columns = (dataset.images[name].to_pylist() for name in ("image_id", *_SIZE))
+    for image, width, height in zip(*columns, strict=True):
+        out[image] = (width, height) if width and height else _look(files[image], image)
     return out
 
 
-def _look(folder: Path, file_name: str | None, image: int) -> tuple[int, int]:
+def _look(file: Path, image: int) -> tuple[int, int]:
     from PIL import Image
 
-    from kpdata.browse.people import picture_path
-
-    file = picture_path(folder, file_name)
     try:
-        if file is not None:
-            with Image.open(file) as picture:
-                return picture.size
+        with Image.open(file) as picture:
+            return picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass
-    problem = f"image {image}: its size is not stated and there is no picture {folder / (file_name or '')} to ask"
-    raise BrowseError(problem, hint="give the folder of the pictures")
+        problem = f"image {image}: its size is not stated and there is no picture {file} to ask"
+        raise BrowseError(problem, hint="give the folder of the pictures") from None
 
 
 _Person = tuple[int, dict[str, Any]]  # image id, attributes of the Keypoint (its skeleton in `skeleton`)
@@ -202,7 +212,7 @@ def _plain(persons: pa.Table, row: int) -> dict[str, Any]:
 
 def _samples(
     dataset: Dataset,
-    folder: Path,
+    files: Mapping[int, Path],
     fields: Mapping[str, str],
     sizes: Mapping[int, tuple[int, int]],
     people: Sequence[_Person],
@@ -222,9 +232,8 @@ def _samples(
             word = own.get("category") or "person"
             mark = ondisk.keypoint(identity, word, own["points"], **attributes)
             labels[fields[own.get("skeleton") or ""]].append(mark)
-        file = folder.absolute() / (columns["file_name"][row] or f"image-{image}")
         poses = {label: ondisk.keypoints(marks) for label, marks in labels.items()}
-        yield ondisk.sample("to_fiftyone", row, file, size, facts | poses)
+        yield ondisk.sample("to_fiftyone", row, files[image], size, facts | poses)
 
 
 def _template(fo: Any, labels: Sequence[str]) -> Any:
@@ -280,7 +289,9 @@ def _pixels(person: Any, size: tuple[float, float]) -> list[float] | None:
     now = np.array([_numbers(point) for point in person.points], np.float64).reshape(-1, 2) * size - 0.5
     if source is not None and len(source) == now.size:
         was = np.array(_numbers(source), np.float64).reshape(-1, 2)
-        still = (np.abs(now - was) <= _MOVED) | (np.isnan(now) & np.isnan(was))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite places; shares of huge ones are off by some ulp
+            near = np.abs(now - was) <= _MOVED + 4 * np.spacing(np.abs(was))
+        still = near | (now == was) | (np.isnan(now) & np.isnan(was))
         now = np.where(still.all(axis=1, keepdims=True), was, now)
     flat: list[float] = now.reshape(-1).tolist()
     return flat

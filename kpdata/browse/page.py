@@ -35,9 +35,9 @@ _SMALLEST = (280, 72)  # … and of more: 1,000 people make about 10 MB
 _PLACES, _ERRORS = 2, 2  # decimals of px, and of sigma units and scores
 _NUMBERS = {  # columns and the decimals that are shown
     "oks": 5, "score": 5, "area": 0, "labelled": 0, "occluded": 0, "crowding": 5, "truncated": 0, "occluded_share": 5,
-    "suspicion": 5, "other_oks": 5, "lost": 5, "loss": 5,
+    "suspicion": 5, "other_oks": 5, "lost": 5, "loss": 5, "novelty": 5,
 }  # fmt: skip
-_TEXTS = ("skeleton", "file_name", "kind", "size", "source", "suspect", "findings")
+_TEXTS = ("skeleton", "file_name", "kind", "size", "source", "suspect", "nearest", "findings")
 _IDS = ("image_id", "annotation_id", "detection_id")
 _LISTS = {
     "keypoints": _PLACES, "visibility": 0, "predicted_keypoints": _PLACES, "keypoint_scores": _ERRORS, "error_px": 1,

@@ -139,6 +139,7 @@ function wordsOf(p, most = WRONG) {
   const all = wrongOnes(p), items = all.slice(0, most).map(([kind, words]) => bullet(kind, words));
   if (all.length > most) items.push(bullet("", `and ${all.length - most} more`));
   if (p.suspect) items.push(bullet("suspect", p.suspect));
+  if (p.nearest && most === Infinity) items.push(bullet("", p.nearest));
   if (p.findings) items.push(bullet("finding", p.findings));
   return items.length ? node("ul", { class: "wrong" }, ...items) : "";
 }

@@ -27,6 +27,7 @@ const SORTS = [
   ["suspicion", "most suspicious", (i) => columns.suspicion[i] === null ? null : -columns.suspicion[i]],
   ["lost", "lost against the other model", (i) => columns.lost[i] === null ? null : -columns.lost[i]],
   ["loss", "highest loss", (i) => columns.loss[i] === null ? null : -columns.loss[i]],
+  ["novelty", "least like the training", (i) => columns.novelty[i] === null ? null : -columns.novelty[i]],
   ["far", "farthest off", (i) => farthest(i)],
   ["area", "largest", (i) => columns.area[i] === null ? null : -columns.area[i]],
   ["file", "file name", (i) => columns.file_name[i]],

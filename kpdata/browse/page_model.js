@@ -38,7 +38,7 @@ function read(i) {
     i, skeleton, count, kind: at("kind"), file: at("file_name"), window: data.windows[i], picture: pictures[i],
     id: at("annotation_id"), image: at("image_id"), detection: at("detection_id"), skeletonName: at("skeleton"),
     oks: at("oks"), score: at("score"), size: at("size"), labelled: at("labelled"), occluded: at("occluded"),
-    suspicion: at("suspicion"), suspect: at("suspect"), findings: at("findings"), lost: at("lost"), loss: at("loss"),
+    suspicion: at("suspicion"), suspect: at("suspect"), findings: at("findings"), lost: at("lost"), loss: at("loss"), nearest: at("nearest"),
     otherOks: at("other_oks"), crowding: at("crowding"), truncated: at("truncated"),
     own: places("keypoints", i, count), theirs: places("predicted_keypoints", i, count),
     proposed: places("proposed_keypoints", i, count), visibility: list("visibility", i) || Array(count).fill(ABSENT),

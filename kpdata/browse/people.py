@@ -38,6 +38,10 @@ PEOPLE = pa.schema(
         ("other_oks", pa.float64()),  # of the same person with the model compared; null: none or not compared
         ("lost", pa.float64()),  # other_oks - oks where the other model found the person better; null: not compared
         ("loss", pa.float64()),  # of a training's ledger: mean of the keypoints in the last epochs; null: none
+        ("train_distance", pa.float64()),  # to the nearest training pose (neighbours); null: none, or not compared
+        ("novelty", pa.float64()),  # 0…1: share of training poses that are nearer to theirs
+        ("train_ids", pa.list_(pa.int64())),  # annotation ids of the nearest training poses, nearest first
+        ("nearest", pa.string()),  # the same in words
         ("findings", pa.string()),  # what the lint says of the person, in words; null: nothing
     ]
 )
@@ -86,6 +90,7 @@ def gather(
     images: Path | None = None,
     compare: Dataset | None = None,
     ledger: Path | None = None,
+    train: Dataset | None = None,
     limit: int | None = None,
     title: str = "",
     **options: Any,
@@ -93,8 +98,9 @@ def gather(
     """Everything that `browse` shows of a ground truth, with predictions or without.
 
     images: the folder of the pictures. compare: another model's predictions, scored alike. ledger: losses of a training
-    (`facts.losses`). limit: about how many people, the worst of each kind in turn; None: all. options: those of
-    `evaluate_oks` (metric, skeleton, area, mode, unknown_images, like, max_dets).
+    (`facts.losses`). train: what the network learnt from: whose pose has it not seen (`neighbours`)? limit: about how
+    many people, the worst of each kind in turn; None: all. options: those of `evaluate_oks` (metric, skeleton, area,
+    mode, unknown_images, like, max_dets).
 
     Raises BrowseError where there is nobody to show, no picture is found in `images`, or `compare` is given without
     predictions; EvaluationError where the two cannot be scored together.
@@ -122,6 +128,9 @@ def gather(
     table = schema.take(table, worst(table, limit)) if limit is not None and limit < whole else table
     if table.num_rows < whole:
         notes.append(f"the worst {table.num_rows:,} of {whole:,} people are shown")
+    if train is not None:
+        table, told = _with_neighbours(table, found.skeletons, train)
+        notes.extend(told)
     if images is not None:
         notes.extend(missing_pictures(table, images))
     made = replace(found, table=table, images=images, title=title, notes=tuple(dict.fromkeys(notes)), key=data_key(gt))
@@ -262,6 +271,15 @@ def _with_losses(table: pa.Table, ledger: Path) -> tuple[pa.Table, list[str]]:
     index = table.schema.get_field_index("loss")
     told = [f"{int(known.sum()):,} of the {len(ids):,} people in {ledger.name} are in the data shown"]
     return table.set_column(index, PEOPLE.field("loss"), schema.fixed(values, pa.float64(), known)), told
+
+
+def _with_neighbours(table: pa.Table, skeletons: Mapping[str, Skeleton], train: Dataset) -> tuple[pa.Table, list[str]]:
+    from kpdata.browse.neighbours import familiarity
+
+    columns, told = familiarity(table, skeletons, train)
+    for name, column in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), PEOPLE.field(name), column)
+    return table, told
 
 
 # -------------------------------------------------------------------------------------------------- without predictions

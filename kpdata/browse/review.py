@@ -39,7 +39,6 @@ Of people without a suspicion only "keypoints" counts: there is nothing to accep
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 DECISIONS = ("accept", "reject")
+_FARTHEST = 1e9  # px: beyond it no place is meant
 REVIEWED = pa.schema(
     [
         ("annotation_id", pa.int64()),
@@ -147,6 +147,8 @@ def _person(entry: Any, where: str) -> dict[str, Any]:
         value, wanted = entry.get(name), (int if REVIEWED.field(name).type == pa.int64() else str)
         if value is not None and type(value) is not wanted:
             raise BrowseError(f"{where}: {name!r} is {value!r}, expected {wanted.__name__} or null")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BrowseError(f"{where}: {name!r} is {value}, expected an id below 2^63")
         found[name] = value
     if found["decision"] not in (None, *DECISIONS):
         raise BrowseError(f"{where}: 'decision' is {found['decision']!r}, expected {' or '.join(DECISIONS)} or null")
@@ -176,8 +178,9 @@ def _points(entry: Any, row: int, where: str) -> list[dict[str, Any]]:
 def _number(value: Any, axis: str, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BrowseError(f"{where}: {axis!r} is {value!r}, expected a number of pixels")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= _FARTHEST:  # NaN too
+        raise BrowseError(f"{where}: {axis!r} is {repr(value)[:60]}, expected a number of pixels")
     return float(value)
 
 

@@ -47,6 +47,8 @@ FACTS = (
     ("other_oks", "other_oks", "OKS of the same person with the model compared."),
     ("lost", "lost", "OKS that the model compared has more."),
     ("loss", "loss", "Of the training's ledger, the last epoch's mean."),
+    ("novelty", "novelty", "Share of training poses that are nearer to others of them than this pose is to any."),
+    ("nearest", "nearest", "The nearest training poses, by annotation id."),
     ("findings", "findings", "What validation says of the label."),
 )
 RANK, WORST, ERROR, KINDS = "rank", "worst_keypoint", "err", "kind"

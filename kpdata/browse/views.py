@@ -22,6 +22,7 @@ CROWDED, OCCLUDED = 0.3, 0.5  # IoU with a neighbour's box; share of the labelle
 CHANGED = 0.05  # OKS: a step of COCO's thresholds (as in eval.comparison)
 HARDEST = 0.1  # share of the people with a loss
 FEW = 5  # labelled keypoints
+NOVEL = 0.95  # share of training poses that are nearer to theirs
 KEYPOINTS = 30  # views of single keypoints: the most missed ones of larger skeletons
 # Whatever else the data say.
 _EVERYBODY = ("everybody", "All people, the worst first.")
@@ -31,8 +32,8 @@ def views(people: People) -> tuple[View, ...]:
     """The views that show somebody, "everybody" first. Rows point into `people.table`.
 
     Of predictions: worst, missed, false positives, inversions, swaps, "missed NAME" for each keypoint, suspicious, lost
-    (with another model), loss (with a ledger), crowded, occluded, truncated, findings. Of annotations alone: findings,
-    few keypoints, crowded, occluded, truncated, loss.
+    (with another model), loss (with a ledger), never seen (with the training data), crowded, occluded, truncated,
+    findings. Of annotations alone: findings, few keypoints, crowded, occluded, truncated, loss, never seen.
     """
     from kpdata.browse.people import View
 
@@ -133,6 +134,7 @@ def _of_labels(table: pa.Table) -> Iterator[View]:
         yield _view(
             "loss", f"The {HARDEST:.0%} of people whom the training learned least; highest loss first.", most, loss
         )
+    yield _never_seen(table)
     yield _view("findings", "People of whom the lint says something.", schema.valid(table["findings"]))
     few = _is(table, "annotation") & (schema.values(table["labelled"]) < FEW)
     yield _view("few keypoints", f"Fewer than {FEW} labelled keypoints.", few)
@@ -142,3 +144,17 @@ def _of_labels(table: pa.Table) -> Iterator[View]:
                 schema.values(table["occluded_share"], missing=0.0) > OCCLUDED)  # fmt: skip
     yield _view("truncated", "People whose box touches the edge of the image.",
                 schema.values(table["truncated"]) & schema.valid(table["truncated"]))  # fmt: skip
+
+
+def _never_seen(table: pa.Table) -> View:
+    """Of predictions: who fails; of annotations alone everybody whose pose is strange."""
+    distance, novelty = (
+        schema.values(table["train_distance"], missing=0.0),
+        schema.values(table["novelty"], missing=0.0),
+    )
+    return _view(
+        "never seen",
+        f"Who fails in a pose that is farther from every training pose than {NOVEL:.0%} of these are from each other; "
+        "the farthest first.",
+        (novelty > NOVEL) & ~_is(table, "good"), distance,
+    )  # fmt: skip

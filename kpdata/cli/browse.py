@@ -49,6 +49,13 @@ Ledger = Annotated[
     Path | None,
     typer.Option("--ledger", metavar="L", help="A training's folder or ledger: who is hard?", show_default=False),
 ]
+Train = Annotated[
+    Path | None,
+    typer.Option(
+        "--train", metavar="DATA", help="What the network learnt from: who is in a pose that it has never seen?",
+        show_default=False,
+    ),
+]  # fmt: skip
 ViewName = Annotated[str | None, typer.Option("--view", metavar="NAME", help="Show this view: missed, swaps, lost, …")]
 Name = Annotated[str | None, typer.Option("--name", metavar="DATASET", help="Name in FiftyOne.", show_default=False)]
 Port = Annotated[int | None, typer.Option("--port", metavar="P", help="Port of the App. A free one unless given.")]
@@ -83,6 +90,7 @@ def browse(
     view: ViewName = None,
     compare: Compare = None,
     ledger: Ledger = None,
+    train: Train = None,
     metric: sides.Metric = None,
     skeleton: sides.Sigmas = None,
     unknown_images: sides.UnknownImages = "refuse",
@@ -118,7 +126,7 @@ def browse(
         _forget(str(name), database, as_json)
         return
     given = {"metric": metric, "skeleton": skeleton, "unknown_images": unknown_images}
-    told = _Input(source, gt, compare, ledger, images, given)
+    told = _Input(source, gt, compare, ledger, train, images, given)
     if forget:
         _forget(name or told.dataset_name(), database, as_json)
     elif pull:
@@ -160,10 +168,11 @@ class _Input:
     """What is to be looked at, read when it is asked for."""
 
     def __init__(
-        self, source: Path, gt: Path | None, compare: Path | None, ledger: Path | None, images: Path | None,
-        given: dict[str, Any],
+        self, source: Path, gt: Path | None, compare: Path | None, ledger: Path | None, train: Path | None,
+        images: Path | None, given: dict[str, Any],
     ) -> None:  # fmt: skip
-        self.compare, self.ledger, self.images, self.given = compare, ledger, images, given
+        self.compare, self.ledger, self.train = compare, ledger, train
+        self.images, self.given = images, given
         self.predictions, self.truth = _sides(source, gt)
         odd = [f"--{key.replace('_', '-')}" for key, value in given.items() if value not in (None, "refuse")]
         odd = [option for option in [*odd, *(["--compare"] if compare else [])] if option != "--skeleton"]
@@ -172,7 +181,7 @@ class _Input:
 
     def files(self) -> tuple[Path, ...]:
         """Everything that is read and must not be overwritten."""
-        found = (self.predictions, self.truth, self.compare, self.ledger, self.images)
+        found = (self.predictions, self.truth, self.compare, self.ledger, self.train, self.images)
         return tuple(path for path in found if path is not None)
 
     def title(self) -> str:
@@ -191,10 +200,11 @@ class _Input:
 
         predictions = sides.predicted(self.predictions) if self.predictions else None
         other = sides.predicted(self.compare) if self.compare else None
+        train = reading.read(self.train) if self.train else None
         named = [path for path in (self.predictions, self.truth) if path]
         with console.working("looking for the worst people"), reading.naming(*named):
             return gather(
-                gt, predictions, images=self.images, compare=other, ledger=self.ledger, limit=limit,
+                gt, predictions, images=self.images, compare=other, ledger=self.ledger, train=train, limit=limit,
                 title=self.title(), **(self.given if predictions is not None else {}),
             )  # fmt: skip
 

@@ -28,7 +28,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The same seed gives the same demo.")] = 7,
     force: options.Force = False,
 ) -> None:
-    """Try everything: make people, take them through five formats and back, check, evaluate, explain, and draw.
+    """Try everything: make people, take them through five formats and back, check, evaluate, explain, draw, review.
 
     Example: kpdata demo my-demo
     """
@@ -40,10 +40,11 @@ def demo(
     truth = _make(data, images, seed)
     _round_trips(data, images, seed)
     _check(truth)
-    predictions, result = _score(data, truth, seed)
+    labels, predictions, result = _score(data, truth, seed)
     _explain(target, data, result)
     _draw(target, data, truth, predictions)
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. Open {target}/report.html in a browser, then try:")
+    page = _review(target, data, labels, predictions)
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Open {page.resolve().as_uri()} in a browser, then try:")
     for line in (
         f"kpdata info {data}/people.kp",
         f"kpdata eval {data}/predictions.json --bootstrap 1000 --slice occlusion",
@@ -118,8 +119,11 @@ def _check(truth: Dataset) -> None:
     print(f"   {told} (`kpdata validate` says which)")
 
 
-def _score(data: Path, truth: Dataset, seed: int) -> tuple[Dataset, Evaluation]:
-    """Simulated predictions with known errors, scored; the official evaluator is asked too."""
+def _score(data: Path, truth: Dataset, seed: int) -> tuple[Dataset, Dataset, Evaluation]:
+    """Ground truth and simulated predictions with known errors as files have them, and what the latter score.
+
+    The official evaluator is asked too.
+    """
     from kpdata import converters
     from kpdata.eval import evaluate_oks
     from kpdata.synth import simulate_predictions
@@ -128,8 +132,8 @@ def _score(data: Path, truth: Dataset, seed: int) -> tuple[Dataset, Evaluation]:
     path = data / "predictions.json"
     converters.write(simulate_predictions(truth, seed=seed)[0], path, "coco_results", allow_lossy=True, force=True)
     leave_note(path, "coco.json", force=True)
-    predictions = converters.read(path, hashed=False)
-    result = evaluate_oks(converters.read(data / "coco.json", hashed=False), predictions)
+    labels, predictions = (converters.read(file, hashed=False) for file in (data / "coco.json", path))
+    result = evaluate_oks(labels, predictions)
     names = list(result.stats)
     console.table(names, [[f"{result.stats[name]:.3f}" for name in names]], right=range(len(names)))
     official = _official(data / "coco.json", path)
@@ -137,7 +141,7 @@ def _score(data: Path, truth: Dataset, seed: int) -> tuple[Dataset, Evaluation]:
     print(f"   pycocotools says {'the same, to the last bit' if same else f'something else: {official}'}")
     if not same:
         raise KpdataError("kpdata and pycocotools disagree", hint="this is a bug: please report it")
-    return predictions, result
+    return labels, predictions, result
 
 
 def _official(gt: Path, results: Path) -> list[float]:
@@ -186,3 +190,22 @@ def _draw(target: Path, data: Path, truth: Dataset, predictions: Dataset) -> Non
         ("statistics.png", "visibility, sizes, people per image"),
     ):
         print(f"   {target}/{file}: {what}")
+
+
+def _review(target: Path, data: Path, labels: Dataset, predictions: Dataset) -> Path:
+    """The page of everybody, the worst first; needs no package but the core's."""
+    from kpdata.browse.page import write_page
+    from kpdata.browse.people import gather
+
+    _step(7, "Look at whom it failed, and decide about labels that it doubts")
+    page = target / "failures.html"
+    people = gather(labels, predictions, images=data / "images", title="a made-up model against made-up people")
+    write_page(people, page, force=True)
+    views = {view.name: len(view.rows) for view in people.views}
+    some = ", ".join(
+        f"{views[name]} {name}" for name in ("missed", "swaps", "inversions", "suspicious") if name in views
+    )
+    print(f"   {page}: {people.table.num_rows} people, the worst first ({some})")
+    print("   Filter, drag keypoints, decide, download review.json: then the corrected data are")
+    print(f"   kpdata browse {data}/predictions.json --pull corrected.kp --review review.json")
+    return page

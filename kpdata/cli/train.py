@@ -116,6 +116,10 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16"] | None,
     _number("--precision", "auto (unless given: bf16 on a GPU), fp32 or bf16.", "P"),
 ]
+Graph = Annotated[bool, typer.Option("--graph", help="One CUDA graph a step: quicker at small batches on a GPU.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="torch.compile of the network's parts: minutes once, then quicker.")
+]
 Seed = Annotated[int | None, _number("--seed", "The same seed, the same training; 0 unless given.")]
 EvalEvery = Annotated[int | None, _number("--eval-every", "Epochs between evaluations; 1 unless given.")]
 Patience = Annotated[
@@ -137,6 +141,15 @@ DryRun = Annotated[
 Overfit = Annotated[
     int | None,
     _number("--overfit", "Train nothing: can the network learn N people by heart? A test of the whole setting."),
+]
+
+FoldsCount = Annotated[
+    int | None,
+    _number("--folds", "Train K networks, each without a part of the pictures, and predict everybody unseen.", "K"),
+]
+By = Annotated[
+    str | None,
+    _number("--by", "With --folds: keep images of one value together: video_id, extras.KEY, …", "COLUMN"),
 ]
 
 
@@ -175,6 +188,8 @@ def train(
     workers: Workers = None,
     device: Device = None,
     precision: Precision = None,
+    graph: Graph = False,
+    compile: Compile = False,
     seed: Seed = None,
     eval_every: EvalEvery = None,
     patience: Patience = None,
@@ -184,6 +199,8 @@ def train(
     tensorboard: Tensorboard = False,
     dry_run: DryRun = False,
     overfit: Overfit = None,
+    folds: FoldsCount = None,
+    by: By = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -192,6 +209,7 @@ def train(
     The data is checked first. DIR gets best.pt and last.pt, log.jsonl, run.json (every resolved value, versions,
     hashes of the data) and a picture of predictions at each evaluation. Ctrl-C leaves last.pt, and --resume goes on.
     --dry-run shows what the network would see, and how long it would take; --overfit 16 tests the whole setting.
+    --folds 5 looks for wrong labels: DIR/out-of-fold.kp has everybody predicted by a network that never saw them.
 
     Example: kpdata train --data train.kp --val val.kp --images photos --model hrnet_w32 --init best.pt -o run
     """
@@ -201,20 +219,31 @@ def train(
         "batch": batch, "accumulate": accumulate, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay,
         "schedule": schedule, "warmup": warmup, "clip": clip, "ema": ema, "loss": loss, "hard": hard, "target": target,
         "sigma": sigma, "skeleton": skeleton, "missing_images": missing_images, "packed": packed, "workers": workers,
-        "device": device, "precision": precision, "seed": seed, "eval_every": eval_every, "patience": patience,
+        "device": device, "precision": precision, "graph": graph or None, "compile": compile or None, "seed": seed,
+        "eval_every": eval_every, "patience": patience,
         "max_steps": max_steps, "flip_test": flip_test, "ledger": ledger or None, "tensorboard": tensorboard or None,
     }  # fmt: skip
-    if dry_run and overfit is not None:
-        raise typer.BadParameter("--dry-run and --overfit are two trials: give one")
+    if sum((dry_run, overfit is not None, folds is not None)) > 1:
+        raise typer.BadParameter("--dry-run, --overfit and --folds: give one")
+    if by is not None and folds is None:
+        raise typer.BadParameter("--by goes with --folds K")
     if overfit is not None and overfit < 1:
         raise typer.BadParameter(f"--overfit {overfit}, expected 1 or more people")
-    sides = {"data": (data, images), "val": (val, val_images or (images if images and len(images) == 1 else None))}
+    sides = {
+        "data": (data, images),
+        "val": (val, val_images or (images if images and len(images) == 1 else None)),
+    }
     _expect_torch()
     resolved = _resolved(config, given, sides, {"occluded": occluded, "absent": absent})
     if dry_run:
         _dry_run(resolved, as_json)
     elif overfit is not None:
         _overfit(resolved, overfit, as_json)
+    elif folds is not None:
+        from kpdata.cli._folds import run_folds
+
+        with Shown() as shown:
+            run_folds(resolved, folds, by, force, as_json, shown)
     else:
         _train(resolved, force, as_json)
 
@@ -371,7 +400,10 @@ class Shown:
             console.warn(line["text"])
         elif event == "start":
             again = f", resumed at step {line['step']:,}" if line["resumed"] else ""
-            console.status("Train", f"{line['epochs']} epochs, {line['steps']:,} steps on {line['device']}{again}")
+            fold = f"fold {line['fold']}: " if "fold" in line else ""
+            console.status(
+                "Train", f"{fold}{line['epochs']} epochs, {line['steps']:,} steps on {line['device']}{again}"
+            )
             console.status("Train", line["rule"])
         elif event == "evaluation":
             self._evaluation(line)

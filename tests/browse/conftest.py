@@ -69,9 +69,9 @@ def people(crowd):
     return gather(gt, predictions, images=folder, title="Model one")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A headless Chromium (playwright)."""
+    """A headless Chromium (playwright). Of a module: while one playwright runs, a process can start no second one."""
     program = next(
         (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
     )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from kpdata import Skeleton, schema, synth
-from kpdata.browse import app, samples
+from kpdata.browse import app, panel, samples
 from kpdata.browse.people import gather
 from kpdata.converters import read
 from kpdata.errors import BrowseError
 from kpdata.eval.errors import Kind
+from tests.strategies import datasets
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,17 @@ def test_names_in_use(shown, people, room, crowd):
     theirs.delete()
 
 
+def test_a_port_in_use_is_said_before_the_work(room, people):
+    """Nobody is imported for an App that cannot open."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(BrowseError, match=f"port {port} is taken"):
+            app.open_app(people, name="never shown", port=port, browser=False)
+    assert "never shown" not in app.datasets(room.folder)
+
+
 def test_tags_become_a_review(shown, people, room):
     """Accept and reject, in any case of letters; both at once are refused; other tags mean nothing."""
     ids = shown.values("id")
@@ -169,6 +186,25 @@ def test_the_bars_count_people(shown, people):
         assert figures["histogram"]["counts"][entry["field"]][-1] == sum(share >= 0.48 for share in shares)
 
 
+def test_the_bars_of_a_view_count_its_people(shown, people):
+    """Kinds, quantiles and histogram of a saved view, by a loop over its rows of the table; of all: those of all."""
+    whole = samples.figures(people, samples.fields_of(people))
+    for name in ("inversions", "missed"):
+        (view,) = [view for view in people.views if view.name == name]
+        found = panel._of_view(shown.load_saved_view(name), whole)
+        rows = [row for row in schema.take(people.table, view.rows).to_pylist() if row["classes"]]
+        assert found["people"] == len(view.rows) < whole["people"]
+        for k, entry in enumerate(found["keypoints"]):
+            for kind in ("jitter", "inversion", "swap", "miss"):
+                assert entry["kinds"][kind] == sum(row["classes"][k] == Kind[kind.upper()] for row in rows)
+            shares = [row["error_px"][k] / row["area"] ** 0.5 for row in rows if row["classes"][k] != Kind.UNLABELLED]
+            assert sum(found["histogram"]["counts"][entry["field"]]) == len(shares)
+            if shares:
+                assert entry["p90"] == pytest.approx(np.quantile(shares, 0.9), abs=1e-3)
+    everybody = panel._of_view(shown.sort_by("rank"), whole)
+    assert everybody == whole
+
+
 # ----------------------------------------------------------------------------------------------------- there and back
 
 
@@ -180,6 +216,47 @@ def test_there_and_back(room, crowd):
         assert len(made) == dataset.images.num_rows
         assert app.from_fiftyone(made) == dataset
         made.delete()
+
+
+def sized(dataset):
+    """With 640 px where an image states no size: FiftyOne keeps shares."""
+    images = dataset.images
+    for name in ("width", "height"):
+        values = [value or 640 for value in images[name].to_pylist()]
+        images = images.set_column(images.schema.get_field_index(name), name, schema.pa.array(values, "int32"))
+    return replace(dataset, images=images.cast(schema.IMAGES))
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(dataset=datasets())
+def test_any_dataset_there_and_back(room, tmp_path, dataset):
+    """Nothing is lost: several skeletons or none, orphans, nulls, odd ids and texts, NaN, embedded pictures."""
+    dataset = sized(dataset)
+    made = app.to_fiftyone(dataset, tmp_path)
+    assert app.from_fiftyone(made) == dataset
+    made.delete()
+
+
+def test_embedded_pictures_there_and_back(room, tmp_path):
+    """They are shown from files of their own, come back to the byte, and are missed in words once deleted."""
+    gt = synth.synthesize(2, seed=1, people=(1, 2), size=(64, 48))
+    synth.write_images(gt, tmp_path)
+    names, ids = schema.texts(gt.images["file_name"]), schema.values(gt.images["image_id"]).tolist()
+    data = [base64.b64encode((tmp_path / name).read_bytes()) for name in names]
+    blobs = schema.pa.table({"image_id": ids, "name": ["imageData"] * 2, "data": data}, schema=schema.BLOBS)
+    whole = replace(gt, blobs=blobs)
+    bare = gt.images.set_column(gt.images.schema.get_field_index("width"), "width", schema.pa.nulls(2, "int32"))
+    with pytest.raises(BrowseError, match="its size is not stated and there is no picture"):
+        app.to_fiftyone(replace(gt, images=bare), tmp_path / "elsewhere")
+    made = app.to_fiftyone(whole, tmp_path / "elsewhere")
+    for file, name in zip(made.values("filepath"), names, strict=True):
+        assert Path(file).read_bytes() == (tmp_path / name).read_bytes()
+    assert app.from_fiftyone(made) == whole
+    assert app.from_fiftyone(made.limit(1)).blobs["image_id"].to_pylist() == ids[:1]
+    shutil.rmtree(Path(file).parent)
+    with pytest.raises(BrowseError, match="embedded pictures that were kept there are gone"):
+        app.from_fiftyone(made)
+    made.delete()
 
 
 def test_real_data_there_and_back(room, real_data):

@@ -98,6 +98,23 @@ def test_a_bar_of_the_histogram(opened, people):
     count(page, people.table.num_rows)
 
 
+def test_the_panel_follows_the_view(opened, people):
+    """Of a view the bars count its people alone, and a bar shows those of them; another view is another count."""
+    running, page, _ = opened
+    (view,) = [view for view in people.views if view.name == "inversions"]
+    running.show("inversions")
+    page.get_by_text(f"{len(view.rows)} of {people.table.num_rows} people, of this view").first.wait_for()
+    classes = schema.matrix(schema.take(people.table, view.rows)["classes"], 17)
+    jitter = (classes == 1).sum(0)
+    click_bar(page, 0, 0)
+    count(page, int(jitter[(jitter > 0).argmax()]))
+    page.get_by_text(f"{len(view.rows)} of {people.table.num_rows} people, of this view").first.wait_for()
+    picture(page, "view")
+    running.show(None)
+    count(page, people.table.num_rows)
+    page.get_by_text(re.compile(rf"^{people.table.num_rows} people")).first.wait_for()
+
+
 def test_a_person_large(opened):
     """A click on a person opens it: the crop with both skeletons, the facts beside it."""
     _, page, _ = opened

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -271,6 +271,7 @@ def test_texts_of_the_data_are_no_markup(people, tmp_path):
     assert page.data["views"][0]["sentence"] == page.data["notes"][0] == page.data["people"]["source"][0] == EVIL
 
 
+@settings(max_examples=25)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -27,22 +26,7 @@ from tests.browse.pages import (
     suggested,
 )
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install 'kpdata[test]'"
-)
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no browser installed: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        found = running.chromium.launch(executable_path=chromium, args=FLAGS.split())
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +51,8 @@ def path(people, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, path):
-    yield from opened(browser, path)
+def page(chromium, path):
+    yield from opened(chromium, path)
 
 
 # ------------------------------------------------------------------------------------------------------------- filters
@@ -311,9 +295,9 @@ def test_nothing_can_be_accepted_where_nothing_is_suggested(page, people):
     assert page.inner_text("#progress").startswith("0 of ")
 
 
-def test_a_review_can_be_loaded_again(browser, path, people, tmp_path):
+def test_a_review_can_be_loaded_again(chromium, path, people, tmp_path):
     """What was downloaded, loaded on a fresh page, downloads equal; people who are not on the page are kept."""
-    for page in opened(browser, path):
+    for page in opened(chromium, path):
         row, _, x, y = lonely(people)
         show(page, row)
         sx, sy, _ = on_screen(page, row, x, y)
@@ -331,7 +315,7 @@ def test_a_review_can_be_loaded_again(browser, path, people, tmp_path):
         "keypoints": {"nose": {"x": 1.5, "y": 2, "visibility": 1}}, "note": "",
     }  # fmt: skip
     (tmp_path / "more.json").write_text(json.dumps(first | {"people": [*first["people"], other]}))
-    for page in opened(browser, path):
+    for page in opened(chromium, path):
         page.set_input_files("#file", tmp_path / "more.json")
         page.wait_for_function("document.getElementById('progress').textContent.includes('elsewhere')")
         assert page.inner_text("#progress") == f"2 of {people.table.num_rows} reviewed, 1 elsewhere"
@@ -374,10 +358,10 @@ def test_a_review_outlives_the_window(page, people):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(browser, path, people, scheme, tmp_path):
+def test_a_phone_needs_no_sideways_scrolling(chromium, path, people, scheme, tmp_path):
     """At 390 and 320 px, in the grid and in the large view; a tap puts a keypoint that was not labelled."""
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": scheme}
-    for page in opened(browser, path, **phone):
+    for page in opened(chromium, path, **phone):
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         page.evaluate("document.querySelectorAll('details').forEach((found) => { found.open = true })")
         for width in (390, 320):
@@ -399,9 +383,9 @@ def test_a_phone_needs_no_sideways_scrolling(browser, path, people, scheme, tmp_
         }  # fmt: skip
 
 
-def test_a_finger_drags(browser, path, people, tmp_path):
+def test_a_finger_drags(chromium, path, people, tmp_path):
     """The picture does not scroll away under the finger: the keypoint follows it, and only the chosen one."""
-    for page in opened(browser, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True):
+    for page in opened(chromium, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True):
         row, k, x, y = lonely(people)
         show(page, row)
         sx, sy, unit = on_screen(page, row, x, y)
@@ -415,7 +399,7 @@ def test_a_finger_drags(browser, path, people, tmp_path):
         np.testing.assert_allclose([moved["x"], moved["y"]], [x + 30 / unit, y - 30 / unit], atol=0.02)
 
 
-def test_markup_in_names_is_shown_as_it_is(browser, people, tmp_path):
+def test_markup_in_names_is_shown_as_it_is(chromium, people, tmp_path):
     """A keypoint, file, title, note and finding named like a script are texts: no dialog opens, no element appears."""
     table = people.table
     for name in ("file_name", "findings"):
@@ -425,7 +409,7 @@ def test_markup_in_names_is_shown_as_it_is(browser, people, tmp_path):
     evil = replace(skeleton, keypoint_names=(EVIL, *NAMES[1:]), flip_pairs=frozenset(), landmarks=())
     found = replace(people, table=table, title=EVIL, notes=(EVIL,), skeletons={"coco_17": evil}, images=None)
     write_page(found, tmp_path / "page.html")
-    for page in opened(browser, tmp_path / "page.html"):
+    for page in opened(chromium, tmp_path / "page.html"):
         assert page.inner_text("h1") == page.inner_text("#notes li") == EVIL
         assert EVIL in page.locator(".card").first.inner_text()
         page.select_option("#keypoint", EVIL)
@@ -449,11 +433,11 @@ def test_everything_that_can_be_pressed_has_a_name(page):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_a_dataset_without_predictions(browser, scenes, tmp_path):
+def test_a_dataset_without_predictions(chromium, scenes, tmp_path):
     """Its labels can be corrected like any others; nothing speaks of predictions."""
     found = gather(scenes[0])
     write_page(found, tmp_path / "page.html")
-    for page in opened(browser, tmp_path / "page.html"):
+    for page in opened(chromium, tmp_path / "page.html"):
         assert count(page) == found.table.num_rows
         assert not page.locator("#kinds").is_visible()
         page.select_option("#keypoint", "left_knee")

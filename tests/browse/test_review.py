@@ -236,6 +236,8 @@ POINT = ("people", 0, "keypoints", "nose")
         (("people", 0, "keypoints"), [1], "'keypoints' is list"),
         (POINT, 3, r"people\[0\], keypoint 'nose': 3, expected an object"),
         ((*POINT, "x"), float("nan"), "'x' is nan, expected a number of pixels"),
+        ((*POINT, "x"), 10**400, "'x' is 1000"),
+        (("people", 0, "annotation_id"), 10**30, "expected an id below 2"),
         ((*POINT, "y"), "2", "'y' is '2'"),
         ((*POINT, "y"), None, "one of 'x' and 'y' without the other"),
         ((*POINT, "visibility"), 3, "'visibility' is 3, expected 0, 1 or 2"),

@@ -1,15 +1,18 @@
 """The App's panel of keypoint errors. FiftyOne's server loads this folder as a plugin, by its path.
 
-It draws the figures that the import left in the dataset's info (`kpdata.browse.samples.figures`) and, where a bar is
-clicked, shows exactly the people that the bar counts.
+It draws the figures that the import left in the dataset's info (`kpdata.browse.samples.figures`), or of a view those
+of its people, and, where a bar is clicked, shows exactly the people that the bar counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import itertools
 import json
 from typing import Any
+
+import numpy as np
 
 NAME = "kpdata_keypoints"
 COLOURS = {
@@ -22,6 +25,7 @@ COLOURS = {
     "unknown": "#999999",
 }
 _ALL = ""  # in the histogram: every keypoint
+_BAR = "kpdata-bar"  # id of the stages of a view that a click on a bar has added
 _MARGIN = {"l": 44, "r": 8, "t": 8, "b": 96}
 _FLAT = {"l": 44, "r": 8, "t": 8, "b": 40}
 
@@ -48,6 +52,11 @@ class Keypoints:
         ctx.panel.state.keypoint = _ALL
         _draw(ctx)
 
+    def on_change_view(self, ctx: Any) -> None:
+        """Other people are shown; those of a bar that was clicked are still the panel's."""
+        if _figures(ctx) and _identity(_base(ctx)) != ctx.panel.state.base:
+            _draw(ctx)
+
     def on_kind(self, ctx: Any) -> None:
         """A bar of the kinds: its people, the worst first."""
         figures, F = _figures(ctx), _module().ViewField
@@ -55,10 +64,10 @@ class Keypoints:
         kind = ctx.params.get("trace")
         if keypoint is None or kind not in figures["kinds"]:
             return
-        view = ctx.dataset.match(F(f"kind.{keypoint['field']}") == kind)
+        stages = [_module().Match(F(f"kind.{keypoint['field']}") == kind)]
         if figures["predicted"]:
-            view = view.sort_by(f"err.{keypoint['field']}", reverse=True)
-        _choose(ctx, keypoint["field"], view)
+            stages.append(_module().SortBy(f"err.{keypoint['field']}", reverse=True))
+        _choose(ctx, keypoint["field"], *stages)
 
     def on_error(self, ctx: Any) -> None:
         """A bar of the errors: the people with that keypoint, the farthest off first."""
@@ -66,8 +75,7 @@ class Keypoints:
         if keypoint is None:
             return
         error = f"err.{keypoint['field']}"
-        view = ctx.dataset.match(F(error) >= 0).sort_by(error, reverse=True)
-        _choose(ctx, keypoint["field"], view)
+        _choose(ctx, keypoint["field"], _module().Match(F(error) >= 0), _module().SortBy(error, reverse=True))
 
     def on_bin(self, ctx: Any) -> None:
         """A bar of the histogram: the people in it."""
@@ -81,7 +89,7 @@ class Keypoints:
             here = (F(f"err.{field}") >= 0) & (share >= low) & (share < high)
             wanted = here if wanted is None else wanted | here
         if wanted is not None:
-            ctx.ops.set_view(ctx.dataset.match(wanted))
+            _show(ctx, _module().Match(wanted))
 
     def on_keypoint(self, ctx: Any) -> None:
         """Another keypoint is chosen for the histogram."""
@@ -97,7 +105,7 @@ class Keypoints:
     def on_everybody(self, ctx: Any) -> None:
         """All people again."""
         ctx.panel.state.keypoint = _ALL
-        _draw(ctx)
+        _draw(ctx, ctx.dataset.view())
         ctx.ops.clear_view()
 
     # ------------------------------------------------------------------------------------------------------- layout
@@ -110,7 +118,7 @@ class Keypoints:
         if not figures:
             panel.md("This dataset was not made by `kpdata browse`: it has no keypoint errors.", name="nothing")
             return types.Property(panel, view=types.GridView(orientation="vertical"))
-        panel.md(_numbers(figures), name="numbers")
+        panel.md(_numbers(figures, ctx.panel.state.people), name="numbers")
         _menu(self, ctx, panel, figures)
         predicted = figures["predicted"]
         what = "People by kind of error at each keypoint" if predicted else "People by visibility of each keypoint"
@@ -150,26 +158,61 @@ def _figures(ctx: Any) -> dict[str, Any]:
     return found
 
 
-def _draw(ctx: Any) -> None:
+def _base(ctx: Any) -> Any:
+    """The view that the reviewer has chosen, filters of the sidebar among it: without the bar that was clicked last."""
+    view = ctx.dataset.view()
+    for stage in itertools.takewhile(lambda stage: not str(stage._uuid).startswith(_BAR), ctx.view._stages):
+        view = view.add_stage(stage)
+    return view
+
+
+def _identity(view: Any) -> str:
+    """A short name of a view: the same stages of the same dataset give the same."""
+    stages = json.dumps(view._serialize(include_uuids=False), default=str)
+    return hashlib.sha256(f"{view.dataset_name} {stages}".encode()).hexdigest()[:16]
+
+
+def _of_view(view: Any, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with kinds, quantiles and histogram of the people of a view."""
+    if not len(view._stages) or not view.has_field("kind"):  # patches and groups: not people
+        return figures
+    judged = figures["predicted"] and view.has_field("area")
+    names = ["kind", *(["err", "area"] if judged else [])]
+    kinds, *sizes = view.values(names, _raw=True)
+    edges = np.array(figures["histogram"]["edges"])
+    entries, counts = [], {}
+    for entry in figures["keypoints"]:
+        field = entry["field"]
+        said = [(person or {}).get(field) for person in kinds]
+        counted = {kind: said.count(kind) for kind in figures["kinds"]}
+        shares = _shares([(person or {}).get(field) for person in sizes[0]], sizes[1]) if judged else np.empty(0)
+        median, p90 = (round(float(q), 4) for q in np.quantile(shares, (0.5, 0.9))) if len(shares) else (None, None)
+        entries.append({**entry, "kinds": counted, "median": median, "p90": p90})
+        bins = np.clip(np.searchsorted(edges, shares, side="right") - 1, 0, len(edges) - 2)
+        counts[field] = np.bincount(bins, minlength=len(edges) - 1)
+    lists = {"": sum(counts.values(), np.zeros(len(edges) - 1, int)), **counts}
+    histogram = {"edges": figures["histogram"]["edges"], "counts": {name: n.tolist() for name, n in lists.items()}}
+    return {**figures, "people": len(kinds), "keypoints": entries, "histogram": histogram}
+
+
+def _shares(errors: list[float | None], areas: list[float | None]) -> Any:
+    """Errors / √area of those who have both."""
+    known = [(error, area) for error, area in zip(errors, areas, strict=True) if error is not None and area]
+    pairs = np.array(known, np.float64).reshape(-1, 2)
+    return pairs[:, 0] / np.sqrt(pairs[:, 1])
+
+
+def _draw(ctx: Any, view: Any = None) -> None:
+    """Draw the people of the view that the reviewer has chosen, or of another."""
     figures = _figures(ctx)
     if not figures:
         return
-    names = [_label(figures, entry["field"]) for entry in figures["keypoints"]]
+    base = _base(ctx) if view is None else view
+    figures = _of_view(base, figures)
     panel = ctx.panel
-    panel.data.kinds = [
-        {
-            "type": "bar",
-            "name": kind,
-            "x": names,
-            "y": [entry["kinds"][kind] for entry in figures["keypoints"]],
-            "marker": {"color": COLOURS[kind]},
-        }
-        for kind in figures["kinds"]
-    ]
-    panel.data.errors = [
-        {"type": "bar", "name": name, "x": names, "y": [entry[key] for entry in figures["keypoints"]]}
-        for name, key in (("median", "median"), ("90 %", "p90"))
-    ]
+    panel.state.base, panel.state.people = _identity(base), figures["people"]
+    names = [_label(figures, entry["field"]) for entry in figures["keypoints"]]
+    _draw_bars(panel, figures, names)
     edges = figures["histogram"]["edges"]
     one = panel.state.keypoint or _ALL
     middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
@@ -181,9 +224,37 @@ def _draw(ctx: Any) -> None:
     ]
 
 
-def _choose(ctx: Any, field: str, view: Any) -> None:
+def _draw_bars(panel: Any, figures: dict[str, Any], names: list[str]) -> None:
+    """Kinds and sizes of the errors of each keypoint."""
+    entries = figures["keypoints"]
+    panel.data.kinds = [
+        {
+            "type": "bar",
+            "name": kind,
+            "x": names,
+            "y": [entry["kinds"][kind] for entry in entries],
+            "marker": {"color": COLOURS[kind]},
+        }
+        for kind in figures["kinds"]
+    ]
+    panel.data.errors = [
+        {"type": "bar", "name": name, "x": names, "y": [entry[key] for entry in entries]}
+        for name, key in (("median", "median"), ("90 %", "p90"))
+    ]
+
+
+def _choose(ctx: Any, field: str, *stages: Any) -> None:
     ctx.panel.state.keypoint = field
     _draw(ctx)
+    _show(ctx, *stages)
+
+
+def _show(ctx: Any, *stages: Any) -> None:
+    """Of the people whom the bars count, those of the bar that was clicked."""
+    view = _base(ctx)
+    for number, stage in enumerate(stages):
+        stage._uuid = f"{_BAR}-{number}"  # stays with the stage on its way through the App
+        view = view.add_stage(stage)
     ctx.ops.set_view(view)
 
 
@@ -217,9 +288,11 @@ def _layout(height: int, margin: dict[str, int], x: str = "", y: str = "people",
     return {**out, "xaxis": {"title": {"text": x}, "automargin": True}, "yaxis": axis, **more}
 
 
-def _numbers(figures: dict[str, Any]) -> str:
+def _numbers(figures: dict[str, Any], counted: int | None) -> str:
+    """counted: people in the bars."""
     stats = " · ".join(f"{name} {value:.3f}" for name, value in list(figures["stats"].items())[:5] if value >= 0)
-    people = f"{figures['people']:,} people shown"
+    whole = figures["people"]
+    people = f"{whole:,} people" if counted in (None, whole) else f"{counted:,} of {whole:,} people, of this view"
     return f"{people} · {stats}" if stats else people
 
 
