@@ -9,6 +9,7 @@ The file is torch's own zip of tensors, dicts, lists, texts and numbers, nothing
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,8 +68,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     with replacing(path, force=True) as temporary:
         try:
             torch.save(document, temporary)
-        except RuntimeError as error:  # torch's zip writer says so when the disk is full
-            raise WriteError(f"{path}: cannot be written ({error}); it is as it was before") from error
+        except RuntimeError as error:  # torch's zip writer says so when the disk is full, in words about its insides
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise WriteError(
+                f"{path}: cannot be written whole, {free:,.1f} MB are left on its disk; it is as it was before"
+            ) from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

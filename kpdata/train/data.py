@@ -12,6 +12,7 @@ Person number `index` of epoch `epoch` gets the very crop, keypoints and visibil
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from kpdata.train.mixed import Source
 from kpdata.train.order import Batches
 from kpdata.train.packed import Pack, Progress, Room, build
 from kpdata.train.table import Missing, People, gather
+from kpdata.train.watch import worker_died
 
 __all__ = ["Crops", "Loader", "Source", "make_loader"]
 
@@ -325,10 +327,9 @@ class Loader:
                     raise TrainError(found.message, hint=found.hint)
                 yield found
         except RuntimeError as problem:
-            if "DataLoader worker" not in str(problem):
-                raise
-            hint = "too little memory (or shared memory, in a container)? fewer workers or a smaller batch need less"
-            raise TrainError(f"a worker of the loader died ({problem})", hint=hint) from problem
+            if died := worker_died(problem):
+                raise died from problem
+            raise
 
 
 def make_loader(
@@ -383,5 +384,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    """One thread a worker: there are as many workers as cores, and OpenCV's threads do not survive a fork."""
+    """One thread a worker: there are as many workers as cores, and OpenCV's threads do not survive a fork.
+
+    Ctrl-C and a scheduler's SIGTERM go to all processes of a group: the training's own decides what they mean, and its
+    step in hand needs the workers. A second SIGTERM ends a worker; one whose training is gone ends by itself.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -164,7 +164,7 @@ def for_device(preset: Preset) -> Later:
 
 def _not_on_device(preset: Preset, what: str) -> TrainError:
     message = f"preset {preset.recipe.name!r}: the device cannot do its step {what}"
-    return TrainError(message, hint="`warp = \"cpu\"` in the file of --config, or leave warp out")
+    return TrainError(message, hint='`warp = "cpu"` in the file of --config, or leave warp out')
 
 
 def draw_later(

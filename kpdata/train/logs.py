@@ -6,6 +6,7 @@ lines=True)` reads it back. Numbers that are not finite become null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import nn
 
 from kpdata import files
 from kpdata.draw import draw, grid
-from kpdata.errors import MissingExtra, TrainError
+from kpdata.errors import MissingExtra, TrainError, WriteError
 from kpdata.train.batch import Batch
 from kpdata.train.data import Crops, Failure
 from kpdata.train.prepare import prepare
@@ -69,8 +70,11 @@ class Logs:
 
     def write(self, line: Line) -> None:
         """Takes one line, but does not hand it on."""
-        self._file.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise WriteError(f"{self._file.name}: cannot be written ({problem.strerror or problem})") from problem
         if self._board is not None and "step" in line:
             for name, value in _numbers(line, str(line.get("event", "train"))):
                 self._board.add_scalar(name, value, line["step"])
@@ -83,7 +87,8 @@ class Logs:
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which `write` told of
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -2,14 +2,16 @@
 
 Nothing waits for the device within a step: losses stay there as tensors, and every `CHECK_EVERY` steps (or 5 seconds)
 one copy of the newest says how it goes and whether all are finite. `Loop.forward_backward` and `Loop.update` have
-static shapes and take the learning rate from a tensor: a CUDA graph can capture them.
+static shapes and take the learning rate from a tensor: a CUDA graph can hold them (`kpdata.train.fast`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kpdata.errors import TrainError
-from kpdata.train import distributed, optim
+from kpdata.train import distributed, fast, optim
 from kpdata.train.batch import Batch
 from kpdata.train.checkpoint import Checkpoint, require_same, save_checkpoint
 from kpdata.train.config import Config
 from kpdata.train.distributed import ALONE, Ranks
+from kpdata.train.hrnet import count_batches
 from kpdata.train.ledger import FOLDER, Recorder
-from kpdata.train.losses import heatmap_loss
+from kpdata.train.losses import heatmap_loss, weights_by_name
 from kpdata.train.prepare import prepare
 from kpdata.train.spec import NetworkSpec
 from kpdata.train.watch import Interruption, Window, enough_memory
@@ -128,24 +131,32 @@ class Loop:
 
     def __init__(self, run: Run) -> None:
         config, self.run, self.device = run.config, run, run.device
-        if config.compile or config.graph:
-            raise TrainError("compile and graph are not part of this version's loop", hint="leave them out")
+        fast.check(config, run.device, run.ranks.world)
         self.on_cuda = run.device.type == "cuda"
         torch.backends.cudnn.benchmark |= self.on_cuda  # shapes do not change: the fastest convolutions are tried once
         layout = torch.channels_last if self.on_cuda else torch.contiguous_format
         self.net = run.net.to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+        if config.compile:
+            fast.compile_parts(self.net)
         self.wrapped = distributed.wrap(self.net, run.ranks, run.device)
         self.optimizer = optim.make_optimizer(self.net, config, run.device)
         self.ema = optim.Ema(self.net, config.ema) if config.ema is not None else None
         self.lr, self.rule = optim.learning_rate(config, run.ranks.world)
-        self.keypoint_weights = _keypoint_weights(config, run.spec, run.device)
-        self.policies, self.source_weights = _moved(run.policies, run.device), _moved(run.source_weights, run.device)
+        self.keypoint_weights = weights_by_name(config.keypoint_weights, run.spec.skeleton, run.device)
+        self.policies, self.source_weights = (
+            None if tensor is None else tensor.to(run.device) for tensor in (run.policies, run.source_weights)
+        )
         self.recorder = self._recorder()
+        self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
+        if config.graph:
+            also = [] if self.recorder is None else [self.recorder.losses]
+            self.graph = fast.GraphedStep(lambda batch: self.learn([batch])[0], self.net, self.optimizer, also=also)
         self.bf16 = optim.precision(config, run.device) == "bf16"
         self.per_epoch = run.loader.per_epoch
         self.steps = config.epochs * -(-self.per_epoch // config.accumulate)
 
         self.epoch, self.batches, self.step = 0, 0, 0  # batches: of this epoch, trained on
+        self.counted = 0  # batches of all epochs that the batch norms know of
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_epoch: int | None = None
@@ -163,7 +174,7 @@ class Loop:
     def train_epoch(self, stop: Interruption) -> None:
         """The rest of the current epoch, or less where `stop` or the step limit say so."""
         if self.batches >= self.per_epoch:
-            return None
+            return
         config = self.run.config
         self.run.loader.position = (self.epoch, self.batches * config.batch * self.run.ranks.world)
         self.wrapped.train()
@@ -171,25 +182,30 @@ class Loop:
         self._restore_rng()
         self.window = Window()
         while self.batches < self.per_epoch and not self.at_limit:
-            group = self._next_group(batches, stop)
-            if group is None:
-                return self.report()
+            group = self._next_group(batches)
             self.lr_used = self.lr_now
             optim.set_lr(self.optimizer, self.lr_used)
-            self.optimizer.zero_grad(set_to_none=True)
-            for batch in group:
-                loss = self.forward_backward(batch.to(self.device), 1 / len(group), last=batch is group[-1])
+            losses = self.learn(group) if self.graph is None else [self.graph(group[0])]
+            if self.ema is not None:
+                self.ema.update(self.net)
+            for batch, loss in zip(group, losses, strict=True):
                 self.window.add(loss, batch, self.step)
                 self.total += loss
-            self.update()
             self.batches += len(group)
             self.step += 1
             if self._due(stop):
                 self.report()
                 stop.asked = distributed.any_of(stop.asked, self.run.ranks, self.device)
                 if stop.asked:
-                    return None
-        return None
+                    return
+
+    def learn(self, group: list[Batch]) -> list[Tensor]:
+        """A step: gradients away, forward and backward of each batch, a step of the optimiser; the losses."""
+        self.optimizer.zero_grad(set_to_none=True)
+        share, last = 1 / len(group), group[-1]
+        losses = [self.forward_backward(batch.to(self.device), share, last=batch is last) for batch in group]
+        self.update()
+        return losses
 
     def forward_backward(self, batch: Batch, share: float, last: bool) -> Tensor:
         """Adds the gradients of a batch on the device, times its share of the step; gives its loss, still there.
@@ -202,10 +218,9 @@ class Loop:
         with distributed.apart(self.wrapped, not last):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 maps = self.wrapped(images)
-            mixed = self.source_weights is not None
             loss, errors = heatmap_loss(
                 maps, targets, weights, kind=self.run.config.loss, hard=self.run.config.hard, known=batch.known,
-                keypoint_weights=self.keypoint_weights, source=batch.source if mixed else None,
+                keypoint_weights=self.keypoint_weights, source=None if self.source_weights is None else batch.source,
                 source_weights=self.source_weights,
             )  # fmt: skip
             (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -217,8 +232,6 @@ class Loop:
         """A step of the optimiser with the gradients that are there."""
         optim.clip(self.net, self.run.config.clip)
         self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.net)
 
     @property
     def lr_now(self) -> float:
@@ -233,19 +246,21 @@ class Loop:
         limit = self.run.config.max_steps
         return limit is not None and self.step >= limit
 
-    def _next_group(self, batches: Iterator[Batch], stop: Interruption) -> list[Batch] | None:
-        """The batches of a step; None where they cannot be had because somebody wants to stop."""
+    def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of a step. A picture that cannot be read ends the training, but loses nothing of it."""
         began = time.perf_counter()
         count = min(self.run.config.accumulate, self.per_epoch - self.batches)
         try:
-            group = [next(batches) for _ in range(count)]
-        except (TrainError, RuntimeError):
-            if stop.asked and self.run.ranks.world == 1:  # the loader's workers were interrupted too, and left
-                return None
+            group = list(itertools.islice(batches, count))
+        except TrainError as problem:
+            if self.step and self.run.ranks.world == 1:
+                self.report()
+                self.save_last()
+                again = f"--resume {self.run.config.out / LAST} goes on once that is mended"
+                problem.hint = f"{problem.hint}; {again}" if problem.hint else again
             raise
-        except StopIteration as end:
-            found = f"fewer than {self.per_epoch} batches in epoch {self.epoch}"
-            raise TrainError(f"the loader ended early: {found}") from end
+        if len(group) < count:
+            raise TrainError(f"the loader ended early: fewer than {self.per_epoch} batches in epoch {self.epoch}")
         self.window.waited += time.perf_counter() - began
         return group
 
@@ -267,11 +282,10 @@ class Loop:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             raise self._not_finite(window, int(bad[0]), float(losses[bad[0]]))
-        seconds = window.age()
-        images = window.images * self.run.ranks.world
-        self.seconds, self.waited, self.images = (
-            self.seconds + seconds, self.waited + window.waited, self.images + images
-        )  # fmt: skip
+        seconds, images = window.age(), window.images * self.run.ranks.world
+        self.seconds += seconds
+        self.waited += window.waited
+        self.images += images
         self.say(
             "train", loss=float(losses.mean()), batch=self.batches, batches=self.per_epoch,
             images_per_second=images / seconds, waits=window.waited / seconds, steps=self.steps,
@@ -343,7 +357,8 @@ class Loop:
         distributed.average_buffers(net, self.run.ranks)
         net.eval()
         try:
-            with stop.at_once(self.run.ranks.world == 1), torch.no_grad():
+            eager = fast.uncompiled() if self.run.config.compile else nullcontext()  # other shapes would compile anew
+            with stop.at_once(self.run.ranks.world == 1), torch.no_grad(), eager:
                 metrics = distributed.from_first(dict(self.run.validate(net)), self.run.ranks)
                 if self.run.picture is not None and self.run.ranks.first:
                     self.run.picture(net, self.epoch)
@@ -391,14 +406,22 @@ class Loop:
 
     def save(self, path: Path, *, resumable: bool) -> None:
         """A checkpoint of the evaluated network, by process 0; resumable: with all that training on needs."""
+        self._count()
         state = self.state() if resumable else None
         if self.run.ranks.first:
             weights, config = dict(self.evaluated.state_dict()), self.run.config.to_json()
             save_checkpoint(path, Checkpoint(self.run.spec, weights, dict(self.metrics), config, state))
 
+    def _count(self) -> None:
+        """Tells the batch norms how many batches there were, as torch's own would know."""
+        done = self.epoch * self.per_epoch + self.batches
+        for net in dict.fromkeys((self.net, self.evaluated)):
+            count_batches(net, done - self.counted)
+        self.counted = done
+
     def state(self) -> dict[str, Any]:
         """All that `restore` needs beside the weights."""
-        ledger = None
+        ledger, cuda = None, {"cuda": torch.cuda.get_rng_state(self.device)} if self.on_cuda else {}
         if self.recorder is not None and self.batches:
             ledger = distributed.merge_losses(self.recorder.losses, self.run.ranks)
         return {
@@ -408,12 +431,8 @@ class Loop:
             "net": None if self.ema is None else dict(self.net.state_dict()),
             "ema_updates": 0 if self.ema is None else self.ema.updates,
             "best": self.best, "best_epoch": self.best_epoch, "worse": self.worse, "ledger": ledger,
-            "rng": self._rng_state(),
+            "rng": {"cpu": torch.get_rng_state(), **cuda},
         }  # fmt: skip
-
-    def _rng_state(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        return {**state, "cuda": torch.cuda.get_rng_state(self.device)} if self.on_cuda else state
 
     def _shape(self) -> dict[str, Any]:
         """What must not change from one run to the next: the place in an epoch would be another one."""
@@ -440,6 +459,7 @@ class Loop:
             self.ema.updates = state["ema_updates"]
         optim.restore(self.optimizer, state["optimizer"], self.device)
         self.epoch, self.batches, self.step = state["epoch"], state["batches"], state["step"]
+        self.counted = self.epoch * self.per_epoch + self.batches
         self.metrics, self.mean_loss = dict(checkpoint.metrics), state["mean_loss"]
         self.best, self.best_epoch, self.worse = dict(state["best"]), state["best_epoch"], state["worse"]
         self.rng = state["rng"]
@@ -476,20 +496,3 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """What decides: the first number, then the loss: AP is 0 for a while in a training that goes well."""
     first = next(iter(metrics.values()), math.nan)
     return (-math.inf, -math.inf) if math.isnan(first) else (first, -metrics.get("loss", 0.0))
-
-
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device)
-
-
-def _keypoint_weights(config: Config, spec: NetworkSpec, device: torch.device) -> Tensor | None:
-    """(K,) weights by name; None where all are 1. TrainError for a name that the skeleton does not have."""
-    names = spec.skeleton.keypoint_names
-    if strangers := sorted(set(config.keypoint_weights) - set(names)):
-        raise TrainError(
-            f"keypoint_weights name {', '.join(strangers)}, unknown to {spec.skeleton.name!r}",
-            hint=f"it has {', '.join(names)}",
-        )
-    if not config.keypoint_weights:
-        return None
-    return torch.tensor([config.keypoint_weights.get(name, 1.0) for name in names], device=device)

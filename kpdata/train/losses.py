@@ -17,12 +17,14 @@ the weight of its source. So
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kpdata.errors import TrainError
+from kpdata.skeleton import Skeleton
 
 Kind = Literal["mse", "ohkm"]
 
@@ -58,6 +60,17 @@ def heatmap_loss(
     if source is not None and source_weights is not None:
         person = person * source_weights[source]
     return person.mean(), error.detach().masked_fill(weights == 0, torch.nan)
+
+
+def weights_by_name(named: Mapping[str, float], skeleton: Skeleton, device: torch.device) -> Tensor | None:
+    """(K,) weights of the keypoints by name, 1 for the others; None where all are. TrainError for a strange name."""
+    names = skeleton.keypoint_names
+    if strangers := sorted(set(named) - set(names)):
+        raise TrainError(
+            f"keypoint_weights name {', '.join(strangers)}, unknown to {skeleton.name!r}",
+            hint=f"it has {', '.join(names)}",
+        )
+    return torch.tensor([named.get(name, 1.0) for name in names], device=device) if named else None
 
 
 def _of_people(cost: Tensor, kind: Kind, hard: int, known: Tensor | None) -> Tensor:

@@ -17,17 +17,19 @@ from kpdata.augment.kernels import Convention
 from kpdata.augment.presets import Preset
 from kpdata.errors import TrainError
 from kpdata.skeleton import Skeleton, load
-from kpdata.train import lint, mixed
+from kpdata.train import fast, lint, mixed
 from kpdata.train.checkpoint import load_checkpoint, require_same
 from kpdata.train.config import Config, SourceConfig
 from kpdata.train.data import Crops, Loader, make_loader
 from kpdata.train.distributed import ALONE, Ranks, from_first, pick_device
 from kpdata.train.models import build
+from kpdata.train.packed import Progress
 from kpdata.train.prepare import policy_table
 from kpdata.train.spec import NetworkSpec
 from kpdata.train.weights import load_weights, read_weights
 
 Say = Callable[[str], None]
+_EVERY = 10.0  # seconds
 NONE = "none"
 """The preset without chance: plain crops, as validation sees them."""
 
@@ -77,6 +79,7 @@ def set_up(config: Config, *, say: Say, ranks: Ranks = ALONE) -> Setup:
     Raises TrainError for what makes a training meaningless (`lint`), and what reading, weights and crops raise.
     """
     device, say = pick_device(config.device, ranks), _once(say)
+    fast.check(config, device, ranks.world)
     sources, measured = _read(config.data, config.skeleton), _read(config.val, config.skeleton)
     for number, one in enumerate((*sources, *measured)):
         for note in lint.lint(one, scored=number >= len(sources)):
@@ -214,7 +217,7 @@ def _packed(config: Config, folder: Path, crops: Crops, device: torch.device, ra
     """The same people from packed crops, which the first process makes where they are not there yet."""
     began = time.perf_counter()
     if ranks.first:
-        crops.pack_into(folder, workers=max(1, workers(config)))
+        crops.pack_into(folder, workers=max(1, workers(config)), progress=_now_and_then(say))
     from_first(None, ranks)  # the others wait, and find them whole
     pack = crops.pack_into(folder)
     say(f"packed crops of {len(crops):,} people in {folder} ({time.perf_counter() - began:.0f} s)")
@@ -227,6 +230,19 @@ def _packed(config: Config, folder: Path, crops: Crops, device: torch.device, ra
             raise
         say(f"{problem.message}: crops are warped on the CPU")
         return crops.packed(pack)
+
+
+def _now_and_then(say: Say) -> Progress:
+    """Progress of packing, for who waits: a sentence every 10 seconds."""
+    said = time.perf_counter()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said
+        if time.perf_counter() - said > _EVERY and done < of:
+            said = time.perf_counter()
+            say(f"packed {done:,} of {of:,} people")
+
+    return tell
 
 
 def workers(config: Config) -> int:

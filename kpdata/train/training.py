@@ -26,7 +26,7 @@ from torch import nn
 from kpdata import __version__, files
 from kpdata.draw import save_image
 from kpdata.errors import DestinationExists, TrainError
-from kpdata.train import distributed
+from kpdata.train import distributed, optim
 from kpdata.train.checkpoint import Checkpoint, load_checkpoint
 from kpdata.train.config import Config, resumable
 from kpdata.train.logs import LOG, Line, Logs, finite, prediction_sheet
@@ -109,8 +109,7 @@ def _validator(setup: Setup) -> Validator | None:
     """Measures the network on the people of `val`."""
     if setup.val is None:
         return None
-    config, on_gpu = setup.config, setup.device.type == "cuda"
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    config, bf16 = setup.config, optim.precision(setup.config, setup.device) == "bf16"
     return Validator(
         setup.val, [one.source for one in setup.measured], setup.spec, batch=min(config.batch, 64),
         workers=workers(config), flip_test=config.flip_test, device=setup.device, bf16=bf16, ranks=setup.ranks,

@@ -25,9 +25,10 @@ from kpdata.train import optim
 from kpdata.train.batch import Batch
 from kpdata.train.config import Config
 from kpdata.train.logs import beside, cell_of, heat, inputs, person, take
-from kpdata.train.losses import heatmap_loss
+from kpdata.train.losses import heatmap_loss, weights_by_name
 from kpdata.train.prepare import prepare
 from kpdata.train.setup import NONE, Say, Setup, set_up
+from kpdata.train.watch import enough_memory
 
 PICTURE = "dry-run.png"
 SHOWN = 8  # people in the picture
@@ -70,7 +71,10 @@ def dry_run(config: Config, *, say: Say = lambda text: None) -> DryRun:
         looked, filled, loader = _through(setup, first, batches)
     config.out.mkdir(parents=True, exist_ok=True)
     save_image(sheet, config.out / PICTURE, force=True)
-    step, memory = _step_speed(setup, first)
+    if config.graph or config.compile:
+        say("the step is timed without graph and compile, which make it quicker")
+    with enough_memory(config):
+        step, memory = _step_speed(setup, first)
     people = setup.loader().per_epoch * config.batch
     names = setup.spec.skeleton.keypoint_names
     # Loading and computing overlap, where there are processes to load.
@@ -190,8 +194,7 @@ def _pass(setup: Setup, net: nn.Module, batch: Batch, *, count_saved: bool = Fal
 
     net.zero_grad(set_to_none=True)
     images, targets, weights = prepare(batch, setup.spec, setup.policies)
-    on_gpu = setup.device.type == "cuda"
-    bf16 = setup.config.precision == "bf16" or (setup.config.precision == "auto" and on_gpu)
+    bf16 = optim.precision(setup.config, setup.device) == "bf16"
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=bf16):
         if count_saved:
@@ -237,9 +240,13 @@ def overfit(config: Config, count: int, *, steps: int = 400, say: Say = lambda t
     """
     setup = set_up(replace(config, preset=NONE, flip=None, val=(), packed=None, patience=None, warp="cpu"), say=say)
     chosen = np.unique(np.linspace(0, len(setup.crops) - 1, min(count, len(setup.crops))).round().astype(int))
-    batches = _batches(setup, chosen)
-    net = setup.net.to(setup.device).train()
-    optimizer, lr = optim.make_optimizer(net, setup.config, setup.device), config.lr or optim.BASE_LR
+    with enough_memory(setup.config):
+        return _by_heart(setup, chosen, steps, say)
+
+
+def _by_heart(setup: Setup, chosen: NDArray[np.integer[Any]], steps: int, say: Say) -> Overfit:
+    batches, net = _batches(setup, chosen), setup.net.to(setup.device).train()
+    optimizer, lr = optim.make_optimizer(net, setup.config, setup.device), setup.config.lr or optim.BASE_LR
     began, done, losses, found = time.perf_counter(), 0, [float("nan")], 0.0
     while done < steps:
         optim.set_lr(optimizer, lr * min(1.0, (done + 1) / _CHECK))
@@ -277,8 +284,9 @@ def _learn(setup: Setup, net: nn.Module, batch: Batch, people: int) -> Tensor:
     """Adds the gradients of a batch, whose loss weighs as its share of the people; that loss."""
     images, targets, weights = prepare(batch, setup.spec, setup.policies)
     config, mixed = setup.config, setup.source_weights
+    named = weights_by_name(config.keypoint_weights, setup.spec.skeleton, setup.device)
     loss, _ = heatmap_loss(
-        net(images), targets, weights, kind=config.loss, hard=config.hard, known=batch.known,
+        net(images), targets, weights, kind=config.loss, hard=config.hard, known=batch.known, keypoint_weights=named,
         source=None if mixed is None else batch.source, source_weights=mixed,
     )  # fmt: skip
     share = loss * (len(batch) / people)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from kpdata import schema
 from kpdata.dataset import Dataset
@@ -32,6 +32,8 @@ from kpdata.train.data import Crops, make_loader
 from kpdata.train.distributed import ALONE, Ranks
 from kpdata.train.losses import heatmap_loss
 from kpdata.train.mixed import Source
+from kpdata.train.nms import rescored
+from kpdata.train.predictor import heatmaps, to_picture
 from kpdata.train.prepare import prepare
 from kpdata.train.spec import NetworkSpec
 
@@ -40,7 +42,6 @@ Ints = NDArray[np.int64]
 
 PCK = "PCK@0.2"
 THRESHOLD = 0.2  # of the torso: Yang & Ramanan, PAMI 2013
-SURE = 0.2  # a keypoint's score from which it counts for its person's: IN_VIS_THRE of `experiments/coco/*.yaml`
 _SHOWN = ("AP", "AP50", "AP75", "AR")
 
 
@@ -110,28 +111,16 @@ class Validator:
         for given in self.loader:
             batch = given.to(self.device)
             images, targets, weights = prepare(batch, self.spec)
-            maps = self._maps(net, images)
+            if self.device.type == "cuda":
+                images = images.contiguous(memory_format=torch.channels_last)
+            maps = heatmaps(net, images, self.spec, flip=self.flip, bf16=self.bf16)
             _, errors = heatmap_loss(maps, targets, weights, known=batch.known)
             losses.append(errors.nan_to_num(0.0).sum(1) / batch.known.sum(1).clamp(1))
             found, score = self.spec.codec.decode(maps.cpu().numpy())
-            points.append(_to_picture(found, given.crop.numpy()))
+            points.append(to_picture(found, given.crop.numpy()))
             scores.append(score)
             index.append(given.index.numpy())
         return self._in_order(index, points, scores, [loss.cpu().double().numpy() for loss in losses])
-
-    def _maps(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Heatmaps (B, K, h, w), float32; of `kpdata.codec.flip_heatmaps`, on the device."""
-        if self.device.type == "cuda":
-            images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            maps: Tensor = net(images).float()
-            if self.flip is None:
-                return maps
-            mirrored: Tensor = net(images.flip(3)).float()
-        mirrored = mirrored.flip(3)[:, torch.as_tensor(self.flip, device=maps.device)]
-        if self.spec.flip_shift:
-            mirrored = torch.cat([mirrored[..., :1], mirrored[..., :-1]], dim=3)
-        return (maps + mirrored) / 2
 
     def _in_order(
         self, index: list[Ints], points: list[Floats], scores: list[Floats], losses: list[Floats]
@@ -175,10 +164,8 @@ class Validator:
         return {**numbers, PCK: arrays.mean_and_total(rates[0], counts, np.ones(len(counts), bool))[1]}
 
     def predictions(self, part: Part, points: Floats, scores: Floats) -> Dataset:
-        """The people of a part as predictions on its skeleton. A person's score is the mean of its keypoints' above 0.2
-        (`lib/dataset/coco.py`; the true box's own is 1)."""
+        """The people of a part as predictions on its skeleton, scored by their keypoints: true boxes have no score."""
         xy, each = points[part.people], scores[part.people]
-        sure = each > SURE
         count, k = each.shape
         people = {
             "annotation_id": schema.fixed(np.arange(1, count + 1), pa.int64()),
@@ -189,7 +176,7 @@ class Validator:
             "skeleton": schema.constant(self.spec.skeleton.name, count),
             "keypoints": schema.rows(xy),
             "visibility": schema.rows(np.full((count, k), schema.Visibility.UNKNOWN, np.int8), kind=pa.int8()),
-            "score": schema.fixed(np.where(sure, each, 0).sum(1) / np.maximum(sure.sum(1), 1), pa.float64()),
+            "score": schema.fixed(rescored(each), pa.float64()),
             "keypoint_scores": schema.rows(each),
         }
         found = Dataset(
@@ -253,10 +240,3 @@ def _parts(crops: Crops, sources: Sequence[Source]) -> list[Part]:
             place = np.searchsorted(kept, people.rows[theirs])
             parts.append(Part(label, gt, dataset.skeletons[name], theirs, place))
     return parts
-
-
-def _to_picture(points: Floats, crop: Floats) -> Floats:
-    """(B, K, 2) px of the crop as px of the picture; crop (B, 3, 3) takes the picture's to the crop's."""
-    back = np.linalg.inv(crop)
-    moved: Floats = np.einsum("bij,bkj->bki", back[:, :2, :2], points) + back[:, None, :2, 2]
-    return moved

@@ -85,10 +85,13 @@ class Interruption:
 
 @contextmanager
 def enough_memory(config: Config) -> Iterator[None]:
-    """Too little memory as a sentence with the batch size to try; another process's failure stays its own."""
+    """Too little memory as a sentence with the batch size to try, also where a worker of the loader was killed for it;
+    another process's failure stays its own."""
     try:
         yield
     except RuntimeError as problem:
+        if died := worker_died(problem):
+            raise died from problem
         words = ("out of memory", "can't allocate memory", "not enough memory")
         if not isinstance(problem, torch.OutOfMemoryError) and not any(word in str(problem) for word in words):
             raise
@@ -99,3 +102,12 @@ def enough_memory(config: Config) -> Iterator[None]:
         width, height = config.size
         what = f"{config.model} at {width} x {height}, batches of {config.batch}"
         raise TrainError(f"too little memory for {what}", hint=hint) from problem
+
+
+def worker_died(problem: RuntimeError) -> TrainError | None:
+    """The sentence for a worker of the loader that died, None for another problem. torch says it by an exception that
+    its handler of SIGCHLD raises wherever the training is at that moment."""
+    if "DataLoader worker" not in str(problem):
+        return None
+    hint = "too little memory (or shared memory, in a container)? fewer --workers or a smaller --batch need less"
+    return TrainError(f"a worker of the loader died ({str(problem).splitlines()[0]})", hint=hint)

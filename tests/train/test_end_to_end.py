@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,14 @@ def test_held_out_people_are_found(tmp_path):
     truth = read(val)
     found = predict(Predictor(tmp_path / "run" / "best.pt", flip_test=False), truth, val.parent / "images")
     assert evaluate_oks(truth, found.people, metric="oks").stats["AP"] == pytest.approx(result.metrics["AP"], abs=1e-3)
+
+
+def test_real_people_are_learnt_by_heart(tmp_path, real_data):
+    """About a minute on two quiet cores: 86 people of 28 photographs of COCO, seen 54 times with DARK targets,
+    are found with an AP of 0.6 and more; six minutes of it, at twice the pixels, are in docs/train.md."""
+    folder = real_data / "coco_mini"
+    people = SourceConfig(folder / "person_keypoints_train2017.json", folder / "train2017")
+    learnt = {"size": (64, 96), "target": "dark", "sigma": 1.0, "batch": 11, "lr": 3e-3, "epochs": 54}
+    setting = config(people.path, people.path, tmp_path / "run", **learnt)
+    result = train(replace(setting, data=(people,), val=(people,)))
+    assert result.metrics["AP"] >= 0.6

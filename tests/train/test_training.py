@@ -18,7 +18,7 @@ import torch
 
 from kpdata import converters, synthesize
 from kpdata.draw import load_image
-from kpdata.errors import DestinationExists, MissingExtra, TrainError
+from kpdata.errors import DestinationExists, MissingExtra, TrainError, WriteError
 from kpdata.skeleton import load
 from kpdata.synth import write_images
 from kpdata.train.checkpoint import load_checkpoint, open_network, save_checkpoint
@@ -245,6 +245,23 @@ def test_logs_hold_no_nan_and_forget_later_lines(tmp_path):
     with Logs(tmp_path):
         pass
     assert lines(tmp_path) == []
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """The log names its file; that closing it fails as well does not hide the sentence."""
+
+    class Full:
+        name = "log.jsonl"
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        close = flush = lambda self: self.write("")
+
+    with pytest.raises(WriteError, match=r"log\.jsonl: cannot be written \(No space left"), Logs(tmp_path) as logs:
+        logs._file.close()
+        logs._file = Full()
+        logs({"event": "train"})
 
 
 def test_tensorboard(tmp_path, monkeypatch):

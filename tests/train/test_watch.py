@@ -1,0 +1,94 @@
+"""Signals: a training and its workers agree on who decides to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the trainer needs torch: pip install 'kpdata[train]'")
+pytest.importorskip("cv2", reason="the trainer needs OpenCV: pip install 'kpdata[train]'")
+
+from kpdata.errors import TrainError
+from kpdata.train import watch
+from kpdata.train.checkpoint import load_checkpoint
+from kpdata.train.config import Config, SourceConfig
+
+SIGNALLED = """
+import os, subprocess, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from kpdata import synthesize
+from kpdata.augment.presets import hrnet
+from kpdata.codec import HeatmapCodec
+from kpdata.synth import write_images
+from kpdata.train.config import Config, SourceConfig
+from kpdata.train.data import Crops, Source, make_loader
+from kpdata.train.loop import Run, fit
+from kpdata.train.spec import NetworkSpec
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+people = synthesize(8, seed=1, size=(64, 64), people=(1, 1))
+write_images(people, folder / "pictures")
+crops = Crops([Source(people, folder / "pictures")], people.skeleton, hrnet(size=(64, 64)))
+net = torch.nn.Conv2d(3, len(people.skeleton), 5, stride=4, padding=2)
+steps = []
+def step(*_):
+    steps.append(1)
+    if len(steps) == 3:
+        # from a stranger: workers take a SIGTERM of their own parent for an orderly end
+        kill = f"import os; os.killpg({os.getpgrp()}, {number})"
+        subprocess.run([sys.executable, "-c", kill], start_new_session=True)
+        time.sleep(0.3)  # their deaths would be heard of here
+net.register_forward_hook(step)
+config = Config((SourceConfig(Path("a.kp")),), folder / "run", model="hrnet_tiny", size=(64, 64), batch=2, epochs=9)
+spec = NetworkSpec("hrnet_tiny", people.skeleton, HeatmapCodec((64, 64)))
+result = fit(Run(config, spec, net, make_loader(crops, batch=2, workers=2)))
+print(result.reason, result.steps)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_survive_a_signal_to_all_processes(tmp_path: Path, number: int) -> None:
+    """Ctrl-C in a terminal, and a scheduler, signal the workers too: they finish the step in hand, and nothing more."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(tmp_path), str(int(number))],
+        capture_output=True, text=True, timeout=300, check=False, start_new_session=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["interrupted", "3"]
+    assert load_checkpoint(tmp_path / "run" / "last.pt").state is not None
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    """Who presses twice is obeyed at once."""
+    with watch.Interruption() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_within_at_once_the_first_ctrl_c_breaks_off() -> None:
+    """An evaluation is not waited for; and one that somebody wanted to stop before is not begun."""
+    with watch.Interruption() as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            pytest.fail("begun")
+
+
+def test_a_worker_that_the_system_killed_is_a_sentence(tmp_path: Path) -> None:
+    """torch raises its error in the middle of anything: it becomes what to do; other errors stay what they are."""
+    config = Config((SourceConfig(Path("a.kp")),), tmp_path, model="hrnet_tiny", size=(64, 64))
+    torch_says = "DataLoader worker (pid 7) is killed by signal: Killed. "
+    words = r"worker of the loader died \(DataLoader worker \(pid 7\).*fewer --workers"
+    with pytest.raises(TrainError, match=words), watch.enough_memory(config):
+        raise RuntimeError(torch_says)
+    with pytest.raises(RuntimeError, match="shapes differ"), watch.enough_memory(config):
+        raise RuntimeError("shapes differ")
