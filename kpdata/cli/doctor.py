@@ -57,7 +57,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     Exits 1 where something that every command needs is missing or broken.
 
-    Example: kpdata doctor
+    Example: kpdata doctor --json
     """
     found = list(_looked_at())
     broken = [finding for finding in found if finding.state == "broken"]
