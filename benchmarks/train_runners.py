@@ -150,12 +150,14 @@ def kpdata_step(net: nn.Module, spec: Any, device: torch.device, parts: tuple[st
     optimizer = optim.make_optimizer(net, config, device)
     if "compile" in parts:
         fast.compile_parts(net)
+    if "graph" in parts:
+        fast.branches_on_streams(net)
+    forward = fast.in_bf16(net) if "bf16" in parts else net
 
     def work(batch: Any) -> Any:
         optimizer.zero_grad(set_to_none=True)
         images, targets, weights = prepare(batch, spec)
-        with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in parts):
-            maps = net(images.contiguous(memory_format=layout))
+        maps = forward(images.contiguous(memory_format=layout))
         loss, _ = heatmap_loss(maps, targets, weights, known=batch.known)
         loss.backward()
         optimizer.step()

@@ -10,7 +10,9 @@ order, so that published weights load as they are: that is why a layer's number 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -100,39 +102,84 @@ class Bottleneck(nn.Module):
 
 
 def fuse(channels: list[int], target: int, source: int) -> nn.Module:
-    """From branch `source` to the size of branch `target`: up by nearest cells, or down by strided convolutions."""
+    """From branch `source` toward branch `target`: to its channels, and to its size where that is smaller; else see
+    `add`."""
     if source == target:
         return nn.Identity()
     if source > target:
-        up = nn.Upsample(scale_factor=2 ** (source - target), mode="nearest")
-        return nn.Sequential(conv(channels[source], channels[target], 1), BatchNorm(channels[target]), up)
+        return conv_bn(channels[source], channels[target], 1, relu=False)
     keep = [conv_bn(channels[source], channels[source], 3, 2) for _ in range(target - source - 1)]
     return nn.Sequential(*keep, conv_bn(channels[source], channels[target], 3, 2, relu=False))
+
+
+def add(fine: Tensor, coarse: Tensor) -> Tensor:
+    """fine (B, C, h, w) plus coarse (B, C, h/k, w/k), each of its cells on k x k cells of the other.
+
+    What `nn.Upsample(mode="nearest")` and a sum give, to the bit, without the maps between them; and under autocast,
+    which takes Upsample for an operation of fp32, features stay as short as they are.
+    """
+    people, channels, height, width = fine.shape
+    times = height // coarse.shape[2]
+    if times == 1:
+        return fine + coarse
+    cells = fine.view(people, channels, height // times, times, width // times, times)
+    return (cells + coarse[:, :, :, None, :, None]).view(fine.shape)
+
+
+class Exchange(nn.ModuleList):
+    """One output of a unit: the sum over all its branches, which are brought to one shape first, and relu."""
+
+    def __init__(self, channels: list[int], target: int) -> None:
+        super().__init__(fuse(channels, target, source) for source in range(len(channels)))
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        total, *others = (way(x) for way, x in zip(self, xs, strict=True))
+        for other in others:
+            total = add(total, other)
+        return functional.relu(total, inplace=True)
 
 
 class Unit(nn.Module):
     """Branches on their own, then every output is the sum over all branches.
 
-    A list of (B, c_i, h / 2^i, w / 2^i) -> a list of `outputs` of the same shapes.
+    A list of (B, c_i, h / 2^i, w / 2^i) -> a list of `outputs` of the same shapes. streams: of CUDA, for all branches
+    but the first; in training they run side by side then, because the maps of the coarse ones are too small to fill a
+    GPU. More launches for the host: this pays within a CUDA graph alone.
     """
 
     def __init__(self, channels: list[int], blocks: int, outputs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(c) for _ in range(blocks))) for c in channels)
-        self.fuse_layers = nn.ModuleList(
-            nn.ModuleList(fuse(channels, target, source) for source in range(len(channels)))
-            for target in range(outputs)
-        )
+        self.fuse_layers = nn.ModuleList(Exchange(channels, target) for target in range(outputs))
+        self.streams: tuple[torch.cuda.Stream, ...] = ()
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
-        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
-        return [self._sum(cast(nn.ModuleList, fusions), xs) for fusions in self.fuse_layers]
+        streams = self.streams if self.training else ()
+        xs = _side_by_side([partial(branch, x) for branch, x in zip(self.branches, xs, strict=True)], xs, streams)
+        return _side_by_side([partial(exchange, xs) for exchange in self.fuse_layers], xs, streams)
 
-    def _sum(self, fusions: nn.ModuleList, xs: list[Tensor]) -> Tensor:
-        first, *others = (fusion(x) for fusion, x in zip(fusions, xs, strict=True))
-        for other in others:
-            first = first + other
-        return functional.relu(first, inplace=True)
+
+def _side_by_side(
+    jobs: list[Callable[[], Tensor]], inputs: list[Tensor], streams: tuple[torch.cuda.Stream, ...]
+) -> list[Tensor]:
+    """What the jobs give; the first runs on the current stream and the others on `streams`, after all that is queued,
+    and the current stream goes on after all of them. One after the other where there are no streams."""
+    if not streams:
+        return [job() for job in jobs]
+    here = torch.cuda.current_stream()
+    lanes = [here, *streams][: len(jobs)]
+    for lane in lanes[1:]:
+        lane.wait_stream(here)
+        for tensor in inputs:  # may be freed, in the backward pass, before the lane has read it
+            tensor.record_stream(lane)
+    results: list[Tensor] = []
+    for job, lane in zip(reversed(jobs), reversed(lanes), strict=True):  # the longest, the finest branch, last
+        with torch.cuda.stream(lane):
+            results.insert(0, job())
+    for lane, result in zip(lanes[1:], results[1:], strict=True):
+        here.wait_stream(lane)
+        result.record_stream(here)
+    return results
 
 
 class Transition(nn.ModuleList):
@@ -186,8 +233,13 @@ class HRNet(nn.Module):
         return cast(Tensor, self.final_layer(xs[0]))
 
     def parts(self) -> list[nn.Module]:
-        """The parts that are worth compiling one by one, from input to output: layer1 and the exchange units."""
-        return [self.layer1, *self.stage2, *self.stage3, *self.stage4]
+        """The parts that are worth compiling one by one, from input to output: layer1, and branches and exchanges."""
+        inside = [module for unit in self.units() for module in (*unit.branches, *unit.fuse_layers)]
+        return [self.layer1, *inside]
+
+    def units(self) -> list[Unit]:
+        """All exchange units, from input to output."""
+        return [cast(Unit, unit) for unit in (*self.stage2, *self.stage3, *self.stage4)]
 
 
 def check_size(images: Tensor) -> None:

@@ -117,6 +117,8 @@ def fit(run: Run, resume: Checkpoint | None = None) -> Result:
         if resume is not None:
             loop.restore(resume)
         loop.say("start", **loop.facts)
+        if hint := fast.hint(run.config, run.device, run.ranks.world):
+            loop.say("note", text=hint)
         reason: Reason = "finished"
         while reason == "finished" and loop.epoch < run.config.epochs:
             loop.train_epoch(stop)
@@ -147,11 +149,14 @@ class Loop:
             None if tensor is None else tensor.to(run.device) for tensor in (run.policies, run.source_weights)
         )
         self.recorder = self._recorder()
+        self.bf16 = optim.precision(config, run.device) == "bf16"
+        # Under DistributedDataParallel gradients must come one by one, to be averaged while others are computed.
+        self.network = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else self._autocast
         self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
         if config.graph:
+            fast.branches_on_streams(self.net)
             also = [] if self.recorder is None else [self.recorder.losses]
             self.graph = fast.GraphedStep(lambda batch: self.learn([batch])[0], self.net, self.optimizer, also=also)
-        self.bf16 = optim.precision(config, run.device) == "bf16"
         self.per_epoch = run.loader.per_epoch
         self.steps = config.epochs * -(-self.per_epoch // config.accumulate)
 
@@ -216,8 +221,7 @@ class Loop:
         if self.on_cuda:
             images = images.contiguous(memory_format=torch.channels_last)
         with distributed.apart(self.wrapped, not last):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                maps = self.wrapped(images)
+            maps = self.network(images)
             loss, errors = heatmap_loss(
                 maps, targets, weights, kind=self.run.config.loss, hard=self.run.config.hard, known=batch.known,
                 keypoint_weights=self.keypoint_weights, source=None if self.source_weights is None else batch.source,
@@ -227,6 +231,11 @@ class Loop:
         if self.recorder is not None:
             self.recorder.record(batch.index, errors)
         return loss.detach()
+
+    def _autocast(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            maps: Tensor = self.wrapped(images)
+        return maps
 
     def update(self) -> None:
         """A step of the optimiser with the gradients that are there."""

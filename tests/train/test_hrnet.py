@@ -139,6 +139,25 @@ def test_batch_normalisation_is_that_of_torch() -> None:
     assert (ours.num_batches_tracked, theirs.num_batches_tracked) == (0, 3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("times", [1, 2, 8])
+def test_adding_a_coarse_map_is_upsampling(layout: torch.memory_format, times: int) -> None:
+    """`add` is `nn.Upsample` and a sum: to the bit, in the layout of the fine map; its gradients too."""
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.randn(2, 5, 16, 24, generator=generator).to(memory_format=layout).requires_grad_()
+    coarse = torch.randn(2, 5, 16 // times, 24 // times, generator=generator).to(memory_format=layout).requires_grad_()
+    weights = torch.randn(2, 5, 16, 24, generator=generator)
+
+    found = hrnet.add(fine, coarse)
+    expected = fine + nn.Upsample(scale_factor=times, mode="nearest")(coarse)
+
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    gradients = [torch.autograd.grad((y * weights).sum(), (fine, coarse)) for y in (found, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_batches_are_counted_when_asked() -> None:
     """`count_batches` gives the counters that torch's own layers would have."""
     net = build("hrnet_tiny", 3)
