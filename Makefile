@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One stamp an extra: a change in what is installed installs again.
-INSTALLED := pyproject.toml setup.py constraints.txt kpdata/converters/_scan.c
+INSTALLED := pyproject.toml setup.py constraints.txt kpdata/converters/_scan.c kpdata/eval/_kernels.c
 CORE := $(VENV)/.core
 DEV := $(VENV)/.dev
 
@@ -46,4 +46,4 @@ $(DEV): $(INSTALLED) | $(VENV)/bin/python
 	touch $@ $(CORE)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info kpdata/converters/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info kpdata/*/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -93,9 +93,12 @@ def as_official(photos: list[Photo]) -> dict[str, Any]:
     `crop_levels`, and on average over a crop `crop_mean`: of pixels, 0 to 255, without the filter for strongly shrunk
     people, which the recipe does not have. OpenCV's warp counts in 1/32 px, so that the recipe's float32 matrix shows
     here and there. `keypoints_px`; `maps` and `weights` of the same keypoints, since one between two cells may fall to
-    either side.
+    either side. `part_levels`: between the crops of a part of the file and of the whole picture.
     """
+    from kpdata.augment import read_image
     from kpdata.augment.crops import Crop
+    from kpdata.augment.image import warp
+    from kpdata.augment.partial import read_part
     from kpdata.codec import HeatmapCodec
 
     transform, codec, rng = (
@@ -103,20 +106,23 @@ def as_official(photos: list[Photo]) -> dict[str, Any]:
         HeatmapCodec(SIZE, STRIDE, SIGMA),
         np.random.default_rng(0),
     )
-    worst = dict.fromkeys(("crop_levels", "crop_mean", "keypoints_px", "maps", "weights"), 0.0)
+    worst = dict.fromkeys(("crop_levels", "crop_mean", "keypoints_px", "maps", "weights", "part_levels"), 0.0)
     for photo in photos:
-        photo.pixels = read_rgb(photo.path)
+        photo.pixels, whole = read_rgb(photo.path), read_image(photo.path)
         for person in photo.people * 4:
             center, scale, rotation, flip = official_draw(person, rng)
             crop, keypoints, visibility = official_crop(photo.pixels, person, (center, scale, rotation, flip))
             (x, y), (width, height) = center.tolist(), (scale * 200).tolist()
             drawn = Crop((x, y), (width, height), rotation, flip)
             ours = transform.apply(sample_of(photo, [person], photo.pixels), drawn)
+            part = read_part(photo.path, photo.size, ours.matrix, SIZE)
+            from_part = warp(part.pixels, ours.matrix @ part.matrix, SIZE).astype(int)
             maps, weights = official_targets(ours.keypoints[0], ours.visibility[0])
             our_maps, our_weights = codec.encode(ours.keypoints, ours.visibility)
             levels = np.abs(crop.astype(int) - ours.image)
             found = {
                 "crop_levels": levels.max(),
+                "part_levels": np.abs(from_part - warp(whole, ours.matrix, SIZE)).max(),
                 "crop_mean": levels.mean(),
                 "keypoints_px": np.abs(keypoints - ours.keypoints[0])[visibility > 0].max(initial=0),
                 "maps": np.abs(maps - our_maps[0]).max(),

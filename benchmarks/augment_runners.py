@@ -110,10 +110,46 @@ def kpdata_top_down(**options: Any) -> Any:
     return TopDown(SIZE, rotation=ROTATION, scale=SCALE, flip=0.5, **options)
 
 
-def kpdata_jpeg(decoder: str, once: bool) -> Crops:
-    """From the file to crop and heatmaps. once: a picture is decoded once for all its people, not once for each."""
+def kpdata_persons(decoder: str = "simplejpeg", reduce: bool = False) -> Crops:
+    """From the file to crop and heatmaps, person by person: only what the crop shows is decoded."""
     if decoder == "OpenCV":
         sys.modules["simplejpeg"] = None  # type: ignore[assignment] - kpdata takes it where it is installed
+    from kpdata.augment import HalfBody, PersonCrops
+    from kpdata.codec import HeatmapCodec
+
+    transform, codec = kpdata_top_down(half_body=HalfBody()), HeatmapCodec(SIZE, STRIDE, SIGMA)
+    made: list[Any] = []
+
+    def crops(photos: list[Photo], rng: Array) -> Iterator[Any]:
+        if not made:
+            made.append(PersonCrops(dataset_of(photos), "", transform, reduce=reduce))
+        epoch = int(rng.integers(2**31))
+        for index in range(len(made[0])):
+            crop = made[0][epoch, index]
+            yield crop.image, codec.encode(crop.keypoints, crop.visibility)
+
+    return crops
+
+
+def dataset_of(photos: list[Photo]) -> Any:
+    """The workload as a Dataset; its file names are whole paths."""
+    from kpdata.converters import coco
+
+    images, annotations = [], []
+    for number, photo in enumerate(photos):
+        images.append({"id": number, "file_name": photo.path, "width": photo.size[0], "height": photo.size[1]})
+        for person in photo.people:
+            flat = np.concatenate([person.keypoints, person.visibility[:, None]], axis=1).ravel().tolist()
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "keypoints": flat,
+                "num_keypoints": int((person.visibility > 0).sum()), "bbox": person.box.tolist(), "area": 1.0,
+            })  # fmt: skip
+    kind = {"id": 1, "name": "person", "keypoints": list(_skeleton().keypoint_names), "skeleton": []}
+    return coco.decode({"images": images, "annotations": annotations, "categories": [kind]}, source="the workload")
+
+
+def kpdata_jpeg(once: bool) -> Crops:
+    """The same of whole pictures. once: a picture is decoded once for all its people, not once for each."""
     from kpdata.augment import HalfBody, people, read_image
     from kpdata.codec import HeatmapCodec
 
@@ -248,11 +284,14 @@ GEOMETRY: dict[str, Callable[[bool], Geometry]] = {
 }
 JPEG: dict[str, Callable[[], Crops]] = {
     "official recipe": lambda: official(read_rgb, floats=True),
+    "official recipe simplejpeg": lambda: official(_turbo, floats=True),
     "official recipe uint8": lambda: official(read_rgb, floats=False),
     "official recipe uint8 simplejpeg": lambda: official(_turbo, floats=False),
-    "kpdata with OpenCV decoding": lambda: kpdata_jpeg("OpenCV", once=False),
-    "kpdata": lambda: kpdata_jpeg("simplejpeg", once=False),
-    "kpdata decoding once": lambda: kpdata_jpeg("simplejpeg", once=True),
+    "kpdata with OpenCV decoding": lambda: kpdata_persons("OpenCV"),
+    "kpdata": kpdata_persons,
+    "kpdata reduced": lambda: kpdata_persons(reduce=True),
+    "kpdata whole pictures": lambda: kpdata_jpeg(once=False),
+    "kpdata decoding once": lambda: kpdata_jpeg(once=True),
 }
 
 

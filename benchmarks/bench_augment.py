@@ -40,6 +40,7 @@ VARIABLES = {
 LIMITS = {
     "crop_levels": 16,
     "crop_mean": 0.05,
+    "part_levels": 0,
     "keypoints_px": 2e-3,
     "maps": 1e-6,
     "weights": 0,
@@ -76,8 +77,11 @@ SUBJECTS = {
         (
             "kpdata",
             "kpdata with OpenCV decoding",
+            "kpdata reduced",
+            "kpdata whole pictures",
             "kpdata decoding once",
             "official recipe",
+            "official recipe simplejpeg",
             "official recipe uint8",
             "official recipe uint8 simplejpeg",
         ),

@@ -49,11 +49,18 @@ class Bytes:
             start += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def into(self, buffer: memoryview, start: int) -> memoryview:
+        """Fill the buffer from this position on; as much of it as the file had."""
+        done = 0
+        while done < len(buffer) and (more := os.preadv(self._handle.fileno(), [buffer[done:]], start + done)):
+            done += more
+        return buffer[:done]
+
 
 def sliced(path: Path) -> Bytes | None:
     """The file for reading by slices; None where that gains nothing (small files) or cannot be (gzip)."""
     try:
-        if path.is_file() and path.stat().st_size >= _BY_SLICES and hasattr(os, "pread"):
+        if path.is_file() and path.stat().st_size >= _BY_SLICES and hasattr(os, "preadv"):
             found = Bytes(path)
             return None if found[:2] == b"\x1f\x8b" else found
     except OSError:  # reading it whole says what is wrong

@@ -295,8 +295,8 @@ def is_constant(array: pa.Array) -> bool:
         return False
     if width == 0:
         return True
-    body = np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].reshape(-1, width)
-    return bool((body == body[0]).all())
+    body = array.buffers()[2].slice(int(offsets[0]), width * len(array)).to_pybytes()
+    return bool(body == body[:width] * len(array))
 
 
 def take(source: pa.Table, index: NDArray[Any]) -> pa.Table:

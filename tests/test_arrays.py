@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kpdata.arrays import distinct, isin, lookup, median
+from kpdata.arrays import distinct, isin, lookup, median, runs
 
 ids = hnp.arrays(np.int64, st.integers(0, 30), elements=st.one_of(st.integers(-3, 9), st.integers(-(2**63), 2**63 - 1)))
 
@@ -16,6 +16,15 @@ ids = hnp.arrays(np.int64, st.integers(0, 30), elements=st.one_of(st.integers(-3
 def test_distinct_is_what_numpy_calls_unique(values: np.ndarray) -> None:
     """The different values, sorted."""
     assert np.array_equal(distinct(values), np.unique(values))
+
+
+@given(hnp.arrays(np.int64, st.integers(0, 30), elements=st.integers(0, 2)))
+def test_runs_ask_once_for_neighbours_that_repeat(values: np.ndarray) -> None:
+    """An answer to each of the values that are left is one to all; half or more repeat, or all values are left."""
+    once, back = runs(values)
+    assert np.array_equal(back(once * 2), values * 2)
+    changes = 1 + int((values[1:] != values[:-1]).sum()) if len(values) else 0
+    assert len(once) == (changes if 2 * changes <= len(values) else len(values))
 
 
 @given(ids, ids)

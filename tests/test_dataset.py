@@ -716,3 +716,40 @@ def test_flipped_bytes_are_a_sentence(tmp_path):
                 assert "x.kp" in str(error)
         path.write_bytes(whole)
     assert refused > 60
+
+
+def test_a_folder_that_was_begun(tmp_path):
+    """People that a thread has read are those of the folder; a later opening reads it as it is then."""
+    dataset = made([*pairs(2), (12, 2, *pairs(1)[0][2:])])
+    dataset.save(tmp_path / "a.kp")
+    ds.begin(tmp_path / "a.kp")
+    assert ds.open_dataset(tmp_path / "a.kp") == dataset
+    fewer = dataset.select(np.array([0]))
+    fewer.save(tmp_path / "a.kp", force=True)
+    assert ds.open_dataset(tmp_path / "a.kp") == fewer
+
+
+def test_a_damaged_folder_that_was_begun(tmp_path):
+    """The same sentence as without: the thread's error is told to whoever opens the folder."""
+    made(pairs(1)).save(tmp_path / "a.kp")
+    people = tmp_path / "a.kp" / "persons.parquet"
+    people.write_bytes(people.read_bytes()[:-9])
+    said = []
+    for begun in (False, True):
+        if begun:
+            ds.begin(tmp_path / "a.kp")
+        with pytest.raises(FormatError) as error:
+            ds.open_dataset(tmp_path / "a.kp")
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_reals_are_stored_by_their_bytes(tmp_path):
+    """Reals are packed byte by byte, inside of lists too; texts and ids keep their dictionary."""
+    made(pairs(2)).save(tmp_path / "a.kp")
+    group = pq.ParquetFile(tmp_path / "a.kp" / "persons.parquet").metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
+    for name in ("score", "keypoints.list.element", "segmentation.list.element.list.element"):
+        assert "BYTE_STREAM_SPLIT" in columns[name]
+    for name in ("image_id", "dataset", "visibility.list.element"):
+        assert "RLE_DICTIONARY" in columns[name]

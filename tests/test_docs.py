@@ -22,7 +22,8 @@ from kpdata.eval.failures import FAILURES, MATCHES
 from kpdata.eval.suspects import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # the app is a group
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
 CLI = ROOT / "docs" / "cli.md"
 EVALUATION = ROOT / "docs" / "evaluation.md"
 TRAIN = ROOT / "docs" / "train.md"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kpdata.augment.paste import Pasteboard as Pasteboard
     from kpdata.augment.paste import PasteObject as PasteObject
     from kpdata.augment.paste import PastePerson as PastePerson
+    from kpdata.augment.person_crops import PersonCrops as PersonCrops
     from kpdata.augment.presets import finetune_small as finetune_small
     from kpdata.augment.presets import hrnet as hrnet
     from kpdata.augment.presets import mmpose as mmpose
@@ -67,6 +68,7 @@ _HOMES = {
     "mosaic": "Mosaic",
     "occlusion": "CoarseDropout GridMask HideAndSeek KeypointCutout",
     "paste": "PasteObject PastePerson Pasteboard",
+    "person_crops": "PersonCrops",
     "presets": "finetune_small hrnet mmpose occlusion_heavy simple_baseline vitpose",
     "reading": "read_image",
     "rng": "EpochSampler generator",

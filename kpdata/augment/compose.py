@@ -144,7 +144,8 @@ class Geometry:
 
     def apply(self, sample: Sample, drawn: tuple[Any, ...]) -> Sample:
         """The sample after all members, resampled once."""
-        return move(sample, *self._fused(sample, drawn), self.border, antialias=self.antialias)
+        plain = not self.antialias  # then as the official recipes warp, in every respect
+        return move(sample, *self._fused(sample, drawn), self.border, antialias=not plain, diffuse=not plain)
 
     __call__ = call
 

@@ -6,6 +6,7 @@ body, then scale and rotation, then the flip, which mirrors the crop's centre (`
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpdata.augment import kernels
-from kpdata.augment.image import Border, check_border
+from kpdata.augment.image import BLACK, Border, check_border, warp
 from kpdata.augment.kernels import (
     Convention,
     Floats,
@@ -26,7 +27,7 @@ from kpdata.augment.kernels import (
     fix_aspect,
     mpii_crop,
 )
-from kpdata.augment.maps import call, check_amounts, check_p, check_size, frames, move
+from kpdata.augment.maps import call, check_amounts, check_p, check_size, frames, targets_after
 from kpdata.augment.rng import Distribution, check_distribution, spread
 from kpdata.augment.sample import Sample
 from kpdata.augment.samples import people
@@ -273,20 +274,20 @@ class TopDown:
             found = f"a sample of {len(sample.keypoints)} people"
             raise SchemaError(f"TopDown: {found}, expected one", hint="crops.people(sample) gives one a person")
         boxes, _, middle, extent = frames(sample)
-        ratio = self.size[0] / self.size[1]
-        given = np.concatenate([middle[0], extent[0]])
-        if np.isfinite(given).all():
-            center, sides = given[:2], fix_aspect(given[2:], ratio)
+        ratio, given = self.size[0] / self.size[1], [*middle[0].tolist(), *extent[0].tolist()]
+        if all(map(math.isfinite, given)):
+            center, sides = middle[0], fix_aspect(extent[0], ratio)
         else:
             box = clean_boxes(boxes[0], sample.size) if self.clean else boxes[0]
-            if (box[2:] < 0).any() or (self.clean and (box[2:] == 0).any()):
+            width, height = box[2:].tolist()
+            if width < 0 or height < 0 or (self.clean and not (width and height)):
                 box = np.array([np.nan] * 4)
             center, sides = box_to_center_scale(box, ratio, self.padding)
-        if not (np.isfinite(center).all() and np.isfinite(sides).all() and (sides > 0).all()):
+        if not (all(map(math.isfinite, [*center.tolist(), *sides.tolist()])) and min(sides.tolist()) > 0):
             who = "a person" if sample.annotation_ids is None else f"annotation {sample.annotation_ids[0]}"
             raise SchemaError(
                 f"TopDown: {who} of image {sample.image_id}: bbox {boxes[0].tolist()}, center and scale "
-                f"{given.tolist()}: expected a box in the picture with an extent",
+                f"{given}: expected a box in the picture with an extent",
                 hint="leave these people out, or give them a box (geometry.box_from_keypoints)",
             )
         return center, sides
@@ -304,7 +305,14 @@ class TopDown:
 
     def apply(self, sample: Sample, drawn: Crop) -> Sample:
         """The crop, with `extras["top_down"]`."""
-        noted = sample.changed(extras={**sample.extras, "top_down": drawn})
-        return move(noted, self.matrix(sample, drawn), self.size, self.border, antialias=self.antialias)
+        m = self.matrix(sample, drawn)
+        image = warp(sample.image, m, self.size, self.border or BLACK, antialias=self.antialias)
+        return cut_out(sample, m, drawn, image)
 
     __call__ = call
+
+
+def cut_out(sample: Sample, m: Floats, drawn: Crop, image: NDArray[np.uint8]) -> Sample:
+    """The sample after a top-down crop with the map `m` (3, 3), whose picture is `image`, with `extras["top_down"]`."""
+    targets = targets_after(sample, m, (image.shape[1], image.shape[0]))
+    return sample.changed(image=image, extras={**sample.extras, "top_down": drawn}, **targets)

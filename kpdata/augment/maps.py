@@ -36,7 +36,13 @@ class Geometric(Transform, Protocol):
 
 
 def move(
-    sample: Sample, matrix: ArrayLike, size: Size, border: Border | None = None, *, antialias: bool = True
+    sample: Sample,
+    matrix: ArrayLike,
+    size: Size,
+    border: Border | None = None,
+    *,
+    antialias: bool = True,
+    diffuse: bool = True,
 ) -> Sample:
     """The sample after a map, its picture `size` (W, H) px: one warp of the picture, all targets with it.
 
@@ -47,11 +53,12 @@ def move(
     - `center` moves as a point and `scale` by the map's factors; polygons move and are not cut.
     - `matrix` and `mirrored` account for it.
 
-    border: what lies beyond the picture (black unless given). antialias: see `image.warp`.
+    border: what lies beyond the picture (black unless given). antialias, diffuse: see `image.warp`.
     """
     m = kernels.check_matrix(matrix)
     targets = targets_after(sample, m, size)
-    return sample.changed(image=warp(sample.image, m, size, border or BLACK, antialias=antialias), **targets)
+    image = warp(sample.image, m, size, border or BLACK, antialias=antialias, diffuse=diffuse)
+    return sample.changed(image=image, **targets)
 
 
 def frames(sample: Sample) -> tuple[Floats, Floats, Floats, Floats]:

@@ -62,7 +62,11 @@ class Preset:
 
     def apply(self, sample: Sample, drawn: PresetDraw) -> Sample:
         """The augmented crop; equal parameters give an equal one."""
-        found, rng = self.crop.apply(sample, drawn.crop), np.random.Generator(np.random.PCG64(drawn.seed))
+        return self.finish(self.crop.apply(sample, drawn.crop), drawn)
+
+    def finish(self, found: Sample, drawn: PresetDraw) -> Sample:
+        """The crop after `after`."""
+        rng = np.random.Generator(np.random.PCG64(drawn.seed))
         for step in self.after:
             found = step(found, rng)
         return found

@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 Orientation = Literal["annotation", "exif", "stored"]
 
 _EXIF_ORIENTATION = 0x0112
-_LARGEST = 89_478_485  # px: above, Pillow warns of decompression bombs
+LARGEST = 89_478_485  # px: above, Pillow warns of decompression bombs
 
 
 def read_image(
@@ -41,7 +41,7 @@ def read_image(
     FormatError names the file: missing, not a picture, truncated, 32-bit or floating-point pixels (nobody knows their
     range). JPEG is decoded by simplejpeg where it is installed, else by OpenCV, else by Pillow; all else by Pillow.
     """
-    data, label = _bytes(source, name)
+    data, label = file_bytes(source, name)
     pixels, tag = _decode(data, label)
     if tag == 1 or orientation == "stored":
         turned = pixels
@@ -58,7 +58,7 @@ def read_image(
     return np.ascontiguousarray(turned)
 
 
-def _bytes(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
+def file_bytes(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, name or "picture in memory"
     try:
@@ -71,8 +71,8 @@ def _bytes(source: Path | str | bytes, name: str | None) -> tuple[bytes, str]:
 
 def _decode(data: bytes, label: str) -> tuple[Pixels, int]:
     """Pixels as they lie in the file, and the EXIF orientation (1: upright) that is still to be applied."""
-    facts = _jpeg_facts(data)
-    if facts is not None and facts.components in (1, 3) and facts.pixels <= _LARGEST:
+    facts = jpeg_facts(data)
+    if facts is not None and facts.components in (1, 3) and facts.pixels <= LARGEST:
         found = _decode_jpeg(data, label)
         if found is not None and not facts.tagged:
             return found, 1  # Pillow would only look for a tag that is not there
@@ -95,15 +95,21 @@ def _decode(data: bytes, label: str) -> tuple[Pixels, int]:
         raise FormatError(label, what, hint="is the file whole? a broken download ends early") from error
 
 
-class _Jpeg(NamedTuple):
+class Jpeg(NamedTuple):
     """What the segments before a JPEG's pixels say."""
 
     components: int  # 1: grey, 3: colours, 4: CMYK
-    pixels: int
+    size: Size
     tagged: bool  # there may be an EXIF orientation: APP1 holds EXIF or XMP
+    sequential: bool  # rows come one after the other (baseline and extended, Huffman); progressive ones do not
+    frame: int  # where the frame header begins
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
 
 
-def _jpeg_facts(data: bytes) -> _Jpeg | None:
+def jpeg_facts(data: bytes) -> Jpeg | None:
     """Read from the markers (ITU-T T.81, B.1.1); None where they are not those of a JPEG of 8 bits."""
     place, tagged = 2, False
     if data[:2] != b"\xff\xd8":
@@ -116,7 +122,9 @@ def _jpeg_facts(data: bytes) -> _Jpeg | None:
         tagged |= marker == 0xE1
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
             height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
-            return _Jpeg(data[place + 9], width * height, tagged) if data[place + 4] == 8 else None
+            if data[place + 4] != 8:
+                return None
+            return Jpeg(data[place + 9], (width, height), tagged, marker in (0xC0, 0xC1), place)
         place += 2 + int.from_bytes(data[place + 2 : place + 4])
     return None
 

@@ -53,7 +53,7 @@ class Samples(Sequence[Sample]):
         self.rows = _rows(rows, dataset.images.num_rows)
         self.masks, self.polygons, self.orientation = masks, polygons, orientation
         self._skeleton = dataset.skeleton
-        self._columns = _columns(dataset)
+        self._columns = person_columns(dataset)
         self._order, self._starts = _by_image(dataset)
         self._image_ids = schema.values(dataset.images["image_id"])
         self._names = schema.texts(dataset.images["file_name"])
@@ -181,7 +181,7 @@ def _rows(rows: Sequence[int] | NDArray[np.integer[Any]] | None, count: int) -> 
     return chosen
 
 
-def _columns(dataset: Dataset) -> dict[str, NDArray[Any]]:
+def person_columns(dataset: Dataset) -> dict[str, NDArray[Any]]:
     """The people's arrays (N, …) by the field of Sample that they fill, and `iscrowd`."""
     persons = dataset.persons
     center, scale = mpii_crop(schema.matrix(persons["center"], 2), schema.values(persons["scale"]))

@@ -57,6 +57,7 @@ class App:
     _session: Any = field(default=None, repr=False)
     _dataset: Any = field(default=None, repr=False)
     _port: int = field(default=0, repr=False)
+    _folder: Path = field(default=Path(), repr=False)
     _closed: bool = field(default=False, init=False)
 
     def wait(self) -> None:
@@ -91,6 +92,7 @@ class App:
             self._closed = True
             self._session.close()
             embedded.give_back(self._port)
+            embedded.let_go(self._folder, self.name)
 
     def __enter__(self) -> App:
         return self
@@ -129,13 +131,20 @@ def open_app(
     try:
         opened = embedded.open_database(database)
         dataset, imported, notes = import_people(people, opened, name=name, progress=progress)
+        embedded.hold(opened.folder, dataset.name)
     except BaseException:
         embedded.give_back(where)
         raise
-    session, where = _launched(opened.module, dataset, where, port is None)
+    try:
+        session, where = _launched(opened.module, dataset, where, port is None)
+    except BaseException:
+        embedded.let_go(opened.folder, dataset.name)
+        raise
     url = f"http://127.0.0.1:{where}/"  # with the dataset's own path FiftyOne would forget panel and view
     ssh = _ssh(where) if remote else ""
-    app = App(dataset.name, url, ssh, imported, notes, _session=session, _dataset=dataset, _port=where)
+    app = App(
+        dataset.name, url, ssh, imported, notes, _session=session, _dataset=dataset, _port=where, _folder=opened.folder
+    )
     try:
         if view is not None:
             app.show(view)
@@ -175,9 +184,14 @@ def pull_tags(name: str, database: Path | str | None = None) -> dict[str, Any]:
 
 
 def forget(name: str, database: Path | str | None = None) -> int:
-    """Delete a dataset of ours from FiftyOne, with its crops; how many people it had. BrowseError: no such dataset."""
+    """Delete a dataset of ours from FiftyOne, with its crops; how many people it had.
+
+    BrowseError: no such dataset, or an App shows it now.
+    """
     opened = embedded.open_database(database)
     dataset = _ours(opened.module, name)
+    if not embedded.hold(opened.folder, name, alone=True):
+        raise BrowseError(f"{name!r} is shown by an App now: not deleted", hint="close that App first (Ctrl-C)")
     count = len(dataset)
     dataset.delete()
     remove_crops(_crops_folder(opened, name))
@@ -203,10 +217,13 @@ def import_people(
     content, old = samples.identity(people), None
     if wanted in fo.list_datasets():
         old = _replaceable(fo, wanted, people.key)
-    crops = cut_crops(people.table, people.images, _crops_folder(opened, wanted), progress=progress)
+    crops = cut_crops(people.table, people.pictures, _crops_folder(opened, wanted), progress=progress)
     content = f"{content}-{ondisk.object_id(*map(str, crops.files))['$oid'][:8]}"
     if old is not None and old.info[_MARK]["content"] == content:
         return old, 0, crops.notes
+    if old is not None and not embedded.hold(opened.folder, wanted, alone=True):
+        problem = f"{wanted!r} is shown by another App now, and what it shows has changed since: not replaced"
+        raise BrowseError(problem, hint="close that App first (Ctrl-C), or show this under another name with --name")
     staging = f"{wanted} (importing {time.time_ns()})"
     try:
         fresh = _fill(fo, people, crops, staging, content, {} if old is None else _tags(old), progress)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.browse.people import picture_path
+from kpdata.browse.pictures import Pictures
 from kpdata.errors import BrowseError, FormatError
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Crops:
         return shares
 
 
-def cut_crops(table: pa.Table, images: Path | None, folder: Path, *, progress: Progress | None = None) -> Crops:
+def cut_crops(table: pa.Table, pictures: Pictures, folder: Path, *, progress: Progress | None = None) -> Crops:
     """The people of a table of `people.PEOPLE` as files in `folder` (made where it is not there).
 
-    images: the pictures' folder; without it, and where a picture is missing or cannot be read, people are on grey. A
+    Where a picture is missing or cannot be read, people are on grey. A
     file is named by the picture (place, size and time of change) and the window, so a change of either cuts anew. A
     picture of another size than the table states is taken for a scaled copy; beyond its edges a crop is black.
     BrowseError where `folder` cannot be written.
@@ -63,12 +63,12 @@ def cut_crops(table: pa.Table, images: Path | None, folder: Path, *, progress: P
     sizes = np.maximum(np.rint(spans * shrink), 1).astype(np.int64)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files, problems = _cut_all(table, windows, sizes, images, folder, progress)
+        files, problems = _cut_all(table, windows, sizes, pictures, folder, progress)
     except OSError as error:
         reason = error.strerror or error
         raise BrowseError(f"{folder}: crops cannot be written ({reason})", hint="--database: another folder") from error
     notes: tuple[str, ...] = ()
-    if problems and images is not None:
+    if problems and pictures:
         blank = sum(count for count, _ in problems)
         notes = (f"{blank:,} of {len(files):,} people are shown without their picture, such as {problems[0][1]}",)
     return Crops(tuple(files), windows, sizes, notes)
@@ -87,27 +87,28 @@ def _cut_all(
     table: pa.Table,
     windows: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    images: Path | None,
+    pictures: Pictures,
     folder: Path,
     progress: Progress | None,
 ) -> tuple[list[Path], list[tuple[int, str]]]:
     """The file of each row, and (people, what is wrong) of each picture that could not be used."""
     names = schema.texts(table["file_name"])
     stated = np.stack([schema.values(table[name]) for name in ("width", "height")], axis=1)
-    by_picture: dict[str | None, list[int]] = {}
-    for row, name in enumerate(names):
-        by_picture.setdefault(name, []).append(row)
+    by_picture: dict[tuple[int, str | None], list[int]] = {}
+    for row, key in enumerate(zip(schema.values(table["image_id"]).tolist(), names, strict=True)):
+        by_picture.setdefault(key, []).append(row)
     out, done, problems = [folder] * len(names), 0, []
 
-    def cut(name: str | None) -> tuple[int, str]:
-        rows = np.array(by_picture[name])
-        source = None if images is None or name is None else picture_path(images, name)
+    def cut(key: tuple[int, str | None]) -> tuple[int, str]:
+        rows, name = np.array(by_picture[key]), key[1]
+        source = pictures.find(*key)
         places = [(tuple(windows[row].tolist()), tuple(sizes[row].tolist())) for row in rows]
-        files, problem = _cut(source, tuple(stated[rows[0]].tolist()), places, folder)
+        known = None if source is None else (source, pictures.identity(source))
+        files, problem = _cut(known, tuple(stated[rows[0]].tolist()), places, folder)
         for row, file in zip(rows.tolist(), files, strict=True):
             out[row] = file
         if source is None:
-            problem = f"{name}: not found in {images}" if name is not None else "an image without a file name"
+            problem = f"{name}: not found in {pictures.folder}" if name is not None else "an image without a file name"
         return len(rows), problem
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -121,15 +122,16 @@ def _cut_all(
 
 
 _Place = tuple[tuple[int, ...], tuple[int, ...]]  # window and size of a crop
+_Source = tuple[Path, tuple[str, int, int]]  # a picture and its identity
 
 
-def _cut(source: Path | None, stated: tuple[int, int], places: list[_Place], folder: Path) -> tuple[list[Path], str]:
+def _cut(source: _Source | None, stated: tuple[int, int], places: list[_Place], folder: Path) -> tuple[list[Path], str]:
     """The files of one picture's people, and what is wrong with it ("": nothing). Existing ones are not cut again."""
     files = [folder / f"{_digest(source, stated, place)}.jpg" for place in places]
     wanted = [n for n, file in enumerate(files) if not file.exists()]
     if not wanted:
         return files, ""
-    picture, problem = _picture(source, stated)
+    picture, problem = _picture(None if source is None else source[0], stated)
     if problem:  # under another name: once the picture can be read, it is cut
         files = [folder / f"{_digest(None, stated, place)}.jpg" for place in places]
     for n in wanted:
@@ -146,11 +148,10 @@ def _cut(source: Path | None, stated: tuple[int, int], places: list[_Place], fol
     return files, problem
 
 
-def _digest(source: Path | None, stated: tuple[int, int], place: _Place) -> str:
+def _digest(source: _Source | None, stated: tuple[int, int], place: _Place) -> str:
     facts: list[Any] = [stated, place, _QUALITY]
     if source is not None:
-        found = source.stat()
-        facts += [str(source.absolute()), found.st_size, found.st_mtime_ns]
+        facts += source[1]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 

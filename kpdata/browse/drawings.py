@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdata import files
-from kpdata.browse.people import People, picture_path
+from kpdata.browse.people import People
+from kpdata.browse.pictures import Pictures
 from kpdata.draw import draw, load_image, save_image
 from kpdata.errors import BrowseError, FormatError
 from kpdata.skeleton import Skeleton
@@ -38,7 +39,7 @@ def draw_people(people: People, folder: Path, *, force: bool = False) -> tuple[i
     width = len(str(len(rows)))
     problems: list[str] = []
     with files.replacing_folder(folder, force=force) as fresh:
-        for number, picture in _pictures(rows, people.images, problems):
+        for number, picture in _pictures(rows, people.pictures, problems):
             row = rows[number]
             panels = _panels(row, people.skeletons[row["skeleton"]], picture)
             if panels:
@@ -50,22 +51,22 @@ def draw_people(people: People, folder: Path, *, force: bool = False) -> tuple[i
     ]
 
 
-def _pictures(rows: list[dict[str, Any]], images: Path | None, problems: list[str]) -> Iterator[tuple[int, Any]]:
+def _pictures(rows: list[dict[str, Any]], pictures: Pictures, problems: list[str]) -> Iterator[tuple[int, Any]]:
     """(number of the row, its picture or None), each picture read once."""
-    by_file: dict[str | None, list[int]] = {}
+    by_image: dict[tuple[int, str | None], list[int]] = {}
     for number, row in enumerate(rows):
-        by_file.setdefault(row["file_name"], []).append(number)
-    for name, numbers in by_file.items():
+        by_image.setdefault((row["image_id"], row["file_name"]), []).append(number)
+    for key, numbers in by_image.items():
         first, picture = rows[numbers[0]], None
-        path = None if images is None else picture_path(images, name)
+        path = pictures.find(*key)
         if path is not None:
             stated = (first["width"], first["height"])
             try:
                 picture = load_image(path, size=stated if all(stated) else None)
             except FormatError as error:
                 problems += [str(error.message)] * len(numbers)
-        elif images is not None:
-            problems += [f"{name}: not found in {images}"] * len(numbers)
+        elif pictures:
+            problems += [f"{key[1]}: not found in {pictures.folder}"] * len(numbers)
         yield from ((number, picture) for number in numbers)
 
 

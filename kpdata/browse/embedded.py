@@ -8,6 +8,7 @@ is asked for by name.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -147,7 +148,12 @@ def free_port(wanted: int | None = None) -> int:
 
 def give_back(port: int) -> None:
     """Let other processes have a port that `free_port` gave."""
-    for handle in [held for held in _held if Path(held.name).name == f"port-{port}.lock"]:
+    _close(_ports() / f"port-{port}.lock")
+
+
+def _close(lock: Path) -> None:
+    """Give one lock of that file back, where this process has one."""
+    for handle in [held for held in _held if Path(held.name) == lock][:1]:
         _held.remove(handle)
         handle.close()
 
@@ -178,6 +184,34 @@ def _take(port: int) -> bool:
 def _ports() -> Path:
     """One folder for all of a user's databases and homes: another browse may be about to bind the same port."""
     return Path(tempfile.gettempdir()) / f"kpdata-ports-{os.getuid()}"
+
+
+def hold(folder: Path, name: str, *, alone: bool = False) -> bool:
+    """Mark a dataset of a folder as shown by this process, until `let_go` or its end; or with `alone` ask whether no
+    other process shows it. False: another one does (`alone`), or is deleting it. On Windows always True."""
+    if os.name == "nt":  # no such locks there
+        return True
+    from kpdata.browse import keeper
+
+    shown = folder / "shown"
+    _make(shown)
+    handle = keeper.lock(_shown(folder, name), shared=not alone, wait=False)
+    if handle is None:
+        return False
+    if alone:
+        handle.close()
+    else:
+        _held.append(handle)
+    return True
+
+
+def let_go(folder: Path, name: str) -> None:
+    """Take back one `hold` of this process."""
+    _close(_shown(folder, name))
+
+
+def _shown(folder: Path, name: str) -> Path:
+    return folder / "shown" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock"
 
 
 # ------------------------------------------------------------------------------------------------------- the database

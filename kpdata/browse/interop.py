@@ -146,12 +146,10 @@ def _label_fields(dataset: Dataset, field: str) -> dict[str, str]:
 
 def _files(dataset: Dataset, folder: Path, own: Mapping[int, Path]) -> dict[int, Path]:
     """The picture of each image: in the folder, else embedded, else where it should be in the folder."""
-    from kpdata.browse.people import picture_path
-
     out = {}
     columns = (dataset.images[name].to_pylist() for name in ("image_id", "file_name"))
     for image, name in zip(*columns, strict=True):
-        out[image] = picture_path(folder, name) or own.get(image) or folder / (name or f"image-{image}")
+        out[image] = pictures.picture_path(folder, name) or own.get(image) or folder / (name or f"image-{image}")
     return {image: file.absolute() for image, file in out.items()}
 
 

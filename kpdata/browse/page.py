@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from kpdata import files, schema
 from kpdata.browse.people import ANNOTATION, People, worst
+from kpdata.browse.pictures import Pictures
 from kpdata.errors import BrowseError
 from kpdata.eval.errors import KINDS as ERRORS
 from kpdata.eval.errors import Kind
@@ -52,7 +54,7 @@ def write_page(
 ) -> list[str]:
     """Write the page, in one piece (gzip where the name ends in `.gz`); a sentence for what it lacks.
 
-    images: folder of the pictures; None: `people.images`; without either people are drawn on blank cards. limit: how
+    images: folder of the pictures; None: `people.pictures`; without either people are drawn on blank cards. limit: how
     many people are on the page, the worst of each kind in turn. Crops are 560 px wide of up to 120 people, 360 px of up
     to 400, else 280 px: 1,000 people make about 10 MB. Reviews are kept by the browser under `people.key` and leave
     as `review.json` (`kpdata.browse.review` says what stands in it).
@@ -61,13 +63,13 @@ def write_page(
     disk refuses.
     """
     files.refuse_existing(Path(path), force)
-    folder = Path(images) if images is not None else people.images
-    page, notes = render(people, images=folder, limit=limit)
+    people = people if images is None else replace(people, pictures=Pictures(Path(images)))
+    page, notes = render(people, limit=limit)
     files.write_bytes(Path(path), page.encode("utf-8", "replace"), force=force)
     return notes
 
 
-def render(people: People, *, images: Path | None = None, limit: int = LIMIT) -> tuple[str, list[str]]:
+def render(people: People, *, limit: int = LIMIT) -> tuple[str, list[str]]:
     """The page as text, and sentences for what it lacks; see `write_page`."""
     if limit < 1:
         raise BrowseError(f"limit {limit}: expected at least 1 person")
@@ -75,7 +77,7 @@ def render(people: People, *, images: Path | None = None, limit: int = LIMIT) ->
         raise BrowseError("nobody to show: the table of people is empty")
     rows = worst(people.table, limit) if limit < people.table.num_rows else np.arange(people.table.num_rows)
     shown = schema.take(people.table, rows)
-    windows, pictures, notes = _pictures(shown, images)
+    windows, pictures, notes = _pictures(shown, people.pictures)
     document = _document(people, shown, rows, notes) | {"windows": windows}
     embedded = {"data": embed(document), "pictures": embed([base64.b64encode(jpeg).decode() for jpeg in pictures])}
     return _page(people, embedded), notes
@@ -225,12 +227,19 @@ def _worse(bar: dict[str, Any]) -> float:
     return float(bar["parts"][-1][1] / total) if total else 1.0
 
 
-def _pictures(table: pa.Table, folder: Path | None) -> tuple[list[Window], list[bytes], list[str]]:
+def _pictures(table: pa.Table, found: Pictures) -> tuple[list[Window], list[bytes], list[str]]:
     """Window and JPEG of each person; b"" where there is no picture."""
-    rows = table.select(["file_name", "width", "height", "x0", "y0", "x1", "y1"]).to_pylist()
+    columns = ["image_id", "file_name", "width", "height", "x0", "y0", "x1", "y1"]
+    rows = table.select(columns).to_pylist()
     windows = [window(row) for row in rows]
-    if folder is None:
+    if not found:
         return windows, [b""] * len(rows), []
+    for row in rows if found.embedded else ():
+        path = found.find(row["image_id"], row["file_name"])
+        if path is not None:  # embedded ones by their own path, which no folder changes
+            row["file_name"] = str(path.absolute())
+        elif found.folder is None:
+            row["x0"] = None  # nowhere to look
     side, quality = next(((side, quality) for most, side, quality in _SIZES if len(rows) <= most), _SMALLEST)
-    jpegs, notes = crops(rows, windows, folder, side, quality)
+    jpegs, notes = crops(rows, windows, found.folder or Path(), side, quality)
     return windows, jpegs, notes

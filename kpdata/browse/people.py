@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from kpdata import schema
 from kpdata.arrays import lookup
 from kpdata.browse import facts
 from kpdata.browse.annotations import annotation_statistics, annotation_table
+from kpdata.browse.pictures import Pictures, missing_pictures, pictures_of
+from kpdata.browse.scoring import RULE, scored
 from kpdata.checks.view import View as Arrays
 from kpdata.dataset import Dataset
 from kpdata.errors import BrowseError
-from kpdata.eval.evaluation import Evaluation, evaluate_oks
+from kpdata.eval.evaluation import Evaluation
 from kpdata.eval.failures import FAILURES, KINDS
 from kpdata.eval.oks import Floats, Ints
 from kpdata.skeleton import Skeleton
@@ -65,7 +67,8 @@ class People:
     keypoints): a review says which data it reviewed. stats: the numbers of the evaluation by name, empty without.
     per_keypoint: an Arrow table a skeleton (`keypoints.per_keypoint` of all visibilities together, and counts of the
     error kinds), for bars; its last row is "all". Without predictions: keypoint, labelled, occluded, visible.
-    curves: (name, recall, precision) lines at a few OKS thresholds.
+    curves: (name, recall, precision) lines at a few OKS thresholds. pictures: where they are. total: people there
+    were before the worst were chosen.
     """
 
     table: pa.Table
@@ -73,11 +76,12 @@ class People:
     views: tuple[View, ...]
     key: str
     title: str = ""
-    images: Path | None = None
+    pictures: Pictures = field(default_factory=Pictures)
     stats: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     per_keypoint: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[tuple[str, NDArray[np.float64], NDArray[np.float64]], ...] = ()
+    total: int = 0
 
 
 ANNOTATION = "annotation"  # the kind of a row without predictions
@@ -115,8 +119,8 @@ def gather(
     if predictions is None:
         found = _annotated(gt, images)
     else:
-        evaluation = _evaluated(gt, predictions, options)
-        other = None if compare is None else _evaluated(gt, compare, options)
+        evaluation = scored(gt, predictions, options)
+        other = None if compare is None else scored(gt, compare, options)
         found = _scored(gt, evaluation, other)
     table, notes = found.table, list(found.notes)
     if ledger is not None:
@@ -131,9 +135,17 @@ def gather(
     if train is not None:
         table, told = _with_neighbours(table, found.skeletons, train)
         notes.extend(told)
-    if images is not None:
-        notes.extend(missing_pictures(table, images))
-    made = replace(found, table=table, images=images, title=title, notes=tuple(dict.fromkeys(notes)), key=data_key(gt))
+    pictures = pictures_of(gt, images, schema.values(table["image_id"]).tolist())
+    notes.extend(missing_pictures(table, pictures, schema.texts(gt.images["file_name"])))
+    made = replace(
+        found,
+        table=table,
+        pictures=pictures,
+        total=whole,
+        title=title,
+        notes=tuple(dict.fromkeys(notes)),
+        key=data_key(gt),
+    )
     return replace(made, views=views.views(made))
 
 
@@ -174,15 +186,6 @@ def data_key(dataset: Dataset) -> str:
 # ----------------------------------------------------------------------------------------------------- with predictions
 
 
-def _evaluated(gt: Dataset, predictions: Dataset, options: Mapping[str, Any]) -> Evaluation:
-    from kpdata.eval import protocols
-
-    given = dict(options)
-    if given.get("metric") is None and protocols.choose(gt, predictions, None) in protocols.POINT_METRICS:
-        given["metric"] = "oks"  # MPII and LSP have measures of single people: failures are told by OKS all the same
-    return evaluate_oks(gt, predictions, **given)
-
-
 def _scored(gt: Dataset, evaluation: Evaluation, other: Evaluation | None) -> People:
     from kpdata.eval.report import precision_recall
 
@@ -195,7 +198,8 @@ def _scored(gt: Dataset, evaluation: Evaluation, other: Evaluation | None) -> Pe
     if other is not None:
         columns |= _compared(failures, *facts.oks_of(other))
     parts = evaluation.sides.parts
-    curves = precision_recall(evaluation.curves, parts[0].params) if parts else ()
+    lent = any(part.skeleton.sigma_source == RULE for part in parts)  # precision and recall by nobody's OKS
+    curves = precision_recall(evaluation.curves, parts[0].params) if parts and not lent else ()
     return People(
         table=schema.table(PEOPLE, count, columns),
         skeletons={part.skeleton.name: part.skeleton for part in parts},
@@ -332,26 +336,3 @@ def _turns(kind: Ints, rank: Ints) -> Ints:
     turn = np.empty(len(kind), np.int64)
     turn[order] = np.arange(len(kind)) - start
     return turn
-
-
-def picture_path(folder: Path, file_name: str | None) -> Path | None:
-    """The picture in a folder, with the folders of its own name or without them; None where it is not there."""
-    if file_name is None:
-        return None
-    short = PurePosixPath(file_name.replace("\\", "/")).name
-    return next((path for path in (folder / file_name, folder / short) if path.is_file()), None)
-
-
-def missing_pictures(table: pa.Table, folder: Path) -> list[str]:
-    """A sentence where some pictures of these people are not in the folder; BrowseError where none is."""
-    if not folder.is_dir():
-        raise BrowseError(f"{folder}: there is no such folder", hint="--images: the folder that file names start from")
-    names = list(dict.fromkeys(name for name in schema.texts(table["file_name"]) if name is not None))
-    lost = [name for name in names if picture_path(folder, name) is None]
-    if not lost:
-        return [] if names else ["the data names no picture files: people are shown without their pictures"]
-    tried = f"tried {folder / lost[0]}"
-    if len(lost) == len(names):
-        hint = "--images: the folder that file names start from"
-        raise BrowseError(f"0 of {len(names):,} pictures found in {folder}: {tried}", hint=hint)
-    return [f"{len(names) - len(lost):,} of {len(names):,} pictures found in {folder}: {tried}"]

@@ -136,7 +136,8 @@ def _of_labels(table: pa.Table) -> Iterator[View]:
         )
     yield _never_seen(table)
     yield _view("findings", "People of whom the lint says something.", schema.valid(table["findings"]))
-    few = _is(table, "annotation") & (schema.values(table["labelled"]) < FEW)
+    whole = schema.lengths(schema.chunk(table["visibility"]))  # of a small skeleton
+    few = _is(table, "annotation") & (schema.values(table["labelled"]) < np.minimum(FEW, whole))
     yield _view("few keypoints", f"Fewer than {FEW} labelled keypoints.", few)
     yield _view("crowded", f"People whose box overlaps with another's by more than {CROWDED} (IoU).",
                 schema.values(table["crowding"], missing=0.0) > CROWDED)  # fmt: skip

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kpdata.train.folds import Folds, OutOfFold
 
 SHOWN = 10  # suspicious labels, and half as many hard people
+FIRST = ("AP", "whole_AP", "mAP")  # the number that a metric is known by; else its first
+NOBODY = "–"  # of a person whom no label means
 
 
 def run_folds(
@@ -40,7 +42,7 @@ def run_folds(
 
 
 def _tell(found: Folds, lines: list[str]) -> None:
-    names = [name for name in ("AP", "PCK@0.2") if name in found.folds[0].metrics]
+    names = [name for name in ("AP", "PCKh@0.5", "PCK@0.2") if name in found.folds[0].metrics]
     rows = [(f.number, f"{f.trained:,}", f"{f.held:,}", *(f"{f.metrics[n]:.3f}" for n in names)) for f in found.folds]
     console.table(
         ("fold", "learnt from", "held out", *names), rows, title="Pictures", right=tuple(range(3 + len(names)))
@@ -58,9 +60,15 @@ def _tell(found: Folds, lines: list[str]) -> None:
 def _tell_part(part: OutOfFold) -> None:
     """Numbers of one source, and the labels that its predictions contradict most."""
     if part.stats:
-        print(f"{part.source.path}: out of fold AP {part.stats['AP']:.3f}, AR {part.stats['AR']:.3f}")
+        first = next((name for name in FIRST if name in part.stats), next(iter(part.stats)))
+        names = [first, *(["AR"] if "AR" in part.stats else [])]
+        numbers = ", ".join(f"{name} {part.stats[name]:.3f}" for name in names)
+        print(f"{part.source.path}: out of fold {numbers}")
     rows = part.suspects.slice(0, SHOWN).to_pylist()
-    cells = [(row["annotation_id"], row["image_id"], f"{row['score']:.2f}", row["words"]) for row in rows]
+    cells = [
+        (NOBODY if row["annotation_id"] is None else row["annotation_id"], row["image_id"], f"{row['score']:.2f}",
+         row["words"]) for row in rows
+    ]  # fmt: skip
     if cells:
         console.table(("person", "image", "score", "what"), cells, title="Most suspicious labels", right=(0, 1, 2))
     for note in part.notes:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kpdata.cli import console, options, reading, sides
-from kpdata.errors import BrowseError
+from kpdata.errors import BrowseError, KpdataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,6 +165,18 @@ def _expect(
 # ----------------------------------------------------------------------------------------------------------- the data
 
 
+@contextmanager
+def _naming(*paths: Path) -> Iterator[None]:
+    """What does not fit together is told with its files; BrowseErrors (of a folder, a review, …) name their own."""
+    try:
+        yield
+    except BrowseError:
+        raise
+    except KpdataError:
+        with reading.naming(*paths):
+            raise
+
+
 class _Input:
     """What is to be looked at, read when it is asked for."""
 
@@ -201,12 +214,24 @@ class _Input:
         predictions = sides.predicted(self.predictions) if self.predictions else None
         other = sides.predicted(self.compare) if self.compare else None
         train = reading.read(self.train) if self.train else None
-        named = [path for path in (self.predictions, self.truth) if path]
-        with console.working("looking for the worst people"), reading.naming(*named):
+        images = self.images or self._pictures_beside(gt)
+        named = (path for path in (self.predictions, self.truth) if path)
+        with console.working("looking for the worst people"), _naming(*named):
             return gather(
-                gt, predictions, images=self.images, compare=other, ledger=self.ledger, train=train, limit=limit,
+                gt, predictions, images=images, compare=other, ledger=self.ledger, train=train, limit=limit,
                 title=self.title(), **(self.given if predictions is not None else {}),
             )  # fmt: skip
+
+    def _pictures_beside(self, gt: Dataset) -> Path | None:
+        """LabelMe's files name pictures from where they lie: no folder needs to be named."""
+        folder = self.truth if self.truth.is_dir() else self.truth.parent
+        if not gt.datasets or any(facts.get("source_format") != "labelme" for facts in gt.datasets.values()):
+            return None
+        from kpdata import schema
+        from kpdata.browse.pictures import picture_path
+
+        names = schema.texts(gt.images["file_name"])
+        return folder if any(picture_path(folder, name) for name in names) else None
 
     def dataset_name(self) -> str:
         """The name of this data in FiftyOne unless the user names it."""
@@ -225,7 +250,8 @@ def _sides(source: Path, gt: Path | None) -> tuple[Path | None, Path]:
     if reading.detected(source) == "coco_results":
         return source, sides.ground_truth(source, None)
     found = reading.read(source)
-    if not schema.valid(found.persons["score"]).any():
+    bare = any(facts.get("variant") == "predictions" for facts in found.datasets.values())  # MPII's and LSP's arrays
+    if not bare and not schema.valid(found.persons["score"]).any():
         return None, source
     if all(facts.get("source_format") == "labelme" for facts in found.datasets.values()):
         return None, source  # a model's help while labelling leaves scores
@@ -372,7 +398,7 @@ def _pull(
     if not len(said):
         raise BrowseError(f"{said.source}: it says nothing of anybody: nothing to pull", hint="review people first")
     people = told.people(gt, None) if told.predictions else None
-    with reading.naming(told.truth):
+    with _naming(told.truth):
         corrected, changes = apply_review(gt, said, people)
     with console.working(f"writing {target}"), reading.naming(target):
         losses = converters.write(corrected, target, goal, allow_lossy=allow_lossy, force=force)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from kpdata.cli import console, options, reading, sides
-from kpdata.errors import EvaluationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,9 +57,7 @@ Seed = Annotated[
 ]
 By = Annotated[
     list[str] | None,
-    typer.Option(
-        "--slice", metavar="BY", help="AP by size, keypoints, occlusion, crowding, …, or a column; repeatable."
-    ),
+    typer.Option("--slice", metavar="BY", help="By size, keypoints, occlusion, crowding, …, or a column; repeatable."),
 ]
 Report = Annotated[
     Path | None,
@@ -133,16 +130,14 @@ def evaluate(
         "max_dets": max_dets, "threshold": threshold, "normalize": length(normalize), **variant(like),
     })  # fmt: skip
     paths = {"predictions": str(predictions), "gt": str(truth)}
-    of_points = not hasattr(result, "sides")
-    if of_points:
-        _refuse_analyses(result, {**outputs, "--bootstrap": resamples, "--slice": by, "--calibration": calibration})
-    if plot:
-        with console.working(f"drawing {plot}"), reading.naming(predictions, truth):
-            result.plot_keypoints(plot, force=force)
-        console.status("Wrote", str(plot))
-    if of_points:
-        _print_points(result, paths, as_json, why is not False)
+    if not hasattr(result, "sides"):
+        files = {"matches": matches, "failures": failures, "report": report, "images": images, "plot": plot}
+        refused = {"--suspects": suspects, "--arrays": arrays, "--calibration": calibration}
+        _points(result, paths, files, refused, force=force, as_json=as_json, why=why, by=by, n=resamples,
+                seed=seed or 0)  # fmt: skip
         return
+    if plot:
+        _plot(result, plot, paths, force)
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
         found = _analysed(result, not as_json if why is None else why, as_json, calibration, by, resamples, seed or 0)
         tables = _tables(result, matches, failures, suspects)
@@ -170,6 +165,34 @@ def _expect_company(images: Path | None, report: Path | None, seed: int | None, 
         raise typer.BadParameter("--seed: only a --bootstrap N draws anything")
 
 
+def _plot(result: Any, path: Path, paths: dict[str, str], force: bool) -> None:
+    with console.working(f"drawing {path}"), reading.naming(*map(Path, paths.values())):
+        result.plot_keypoints(path, force=force)
+    console.status("Wrote", str(path))
+
+
+def _points(
+    result: PointsEvaluation, paths: dict[str, str], files: dict[str, Path | None], refused: dict[str, Any], *,
+    force: bool, as_json: bool, why: bool | None, by: list[str] | None, n: int, seed: int,
+) -> None:  # fmt: skip
+    """The analyses, files and tables of a metric of single people."""
+    from kpdata.cli import _points
+
+    _points.refuse_analyses(result, refused)
+    predictions, truth = Path(paths["predictions"]), Path(paths["gt"])
+    with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
+        intervals = result.bootstrap(n, seed=seed) if n else None
+        slices = result.slices(by, n=n, seed=seed) if by else None
+        tables = _points.tables(result, files["matches"], files["failures"])
+    if files["plot"]:
+        _plot(result, files["plot"], paths, force)
+    _save(tables, force)
+    if files["report"]:
+        drawn = {"by": by, "intervals": intervals, "n": n, "seed": seed, "images": files["images"]}
+        _write_report(result, files["report"], f"{predictions.name} against {truth.name}", drawn, force)
+    _points.show(result, paths, as_json=as_json, why=why, intervals=intervals, slices=slices)
+
+
 def _scored(predictions: Path, truth: Path, given: dict[str, Any]) -> Any:
     """The Evaluation or PointsEvaluation of two files."""
     from kpdata.eval import evaluate as score
@@ -191,13 +214,6 @@ def length(text: str | None) -> str | float | None:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _refuse_analyses(result: PointsEvaluation, asked: dict[str, Any]) -> None:
-    if wanted := [name for name, value in asked.items() if value]:
-        raise EvaluationError(
-            f"{result.metric} has no {' or '.join(wanted)}", hint="they analyse matches by OKS: --metric oks"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -396,41 +412,6 @@ def _number(value: Any, form: str) -> str:
     return "–" if value is None or value != value else form.format(value)
 
 
-def _print_points(result: PointsEvaluation, paths: dict[str, str], as_json: bool, why: bool) -> None:
-    if as_json:
-        found = result.to_json()
-        found = found if why else {key: value for key, value in found.items() if key != "per_keypoint"}
-        console.print_json({**found, "files": paths})
-        return
-    facts = result.facts
-    print(f"{paths['predictions']} against {paths['gt']}")
-    print(f"{result.metric} on {facts['skeleton']}" + (f", as {facts['variant']}" if facts["variant"] else ""))
-    print(", ".join(f"{number:,} {what}" for what, number in facts["counts"].items()))
-    if facts["normalizer"]:
-        print(f"length: {facts['normalizer']['words']}")
-    print(f"predictions found by: {facts['pairing']}")
-    print("\n".join(result.lines()))
-    if why:
-        _print_point_keypoints(result)
-    for note in result.notes:
-        console.warn(note)
-
-
-def _print_point_keypoints(result: PointsEvaluation) -> None:
-    """Each keypoint, or limb, the worst first: shares from below, errors from above."""
-    table = result.per_keypoint()
-    what, names = table.column_names[0], table.column_names[4:]  # after labelled, missing, in_mean
-    unit, factor = ("px", 1.0) if result.metric == "EPE" else ("%", 100.0)
-    sign = -1 if result.metric in ("EPE", "NME") else 1
-    rows = [row for row in table.to_pylist() if row[names[0]] is not None]
-    cells = [
-        (row[what], f"{row['labelled']:,}", f"{row['missing']:,}", *(f"{factor * row[name]:.2f}" for name in names))
-        for row in sorted(rows, key=lambda row: sign * float(row[names[0]]))[:_MOST]
-    ]
-    headers = (what, "labelled", "missing", *(f"{name} [{unit}]" for name in names))
-    console.table(headers, cells, title=f"{what.capitalize()}s, the worst first", right=tuple(range(1, len(headers))))
-
-
 # -------------------------------------------------------------------------------------------------------------- files
 
 
@@ -466,7 +447,9 @@ def _save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
     console.status("Wrote", f"{arrays}: precision, recall, scores")
 
 
-def _write_report(result: Evaluation, path: Path, subtitle: str, drawn: dict[str, Any], force: bool) -> None:
+def _write_report(
+    result: Evaluation | PointsEvaluation, path: Path, subtitle: str, drawn: dict[str, Any], force: bool
+) -> None:
     """drawn: the other arguments of `Evaluation.to_html`."""
     with console.working(f"writing {path}"):
         blank = result.to_html(path, subtitle=subtitle, force=force, **drawn)

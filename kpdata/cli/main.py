@@ -5,39 +5,54 @@ Exit codes: 0 done; 1 a KpdataError, or findings of kind error; 2 wrong usage; 1
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 import typer.core
+import typer.main
 
 from kpdata import __version__
-from kpdata.cli import (
-    augment,
-    browse,
-    compare,
-    console,
-    convert,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    info,
-    merge,
-    predict,
-    sigmas,
-    split,
-    synth,
-    train,
-    validate,
-)
+from kpdata.cli import console
 from kpdata.errors import KpdataError
+
+# Command: its module and function. Only the command that runs is imported, so that it starts at once.
+COMMANDS = {
+    "convert": "convert.convert",
+    "info": "info.info",
+    "validate": "validate.validate",
+    "merge": "merge.merge",
+    "split": "split.split",
+    "eval": "evaluate.evaluate",
+    "compare": "compare.compare",
+    "sigmas": "sigmas.sigmas",
+    "synth": "synth.synth",
+    "augment": "augment.augment",
+    "train": "train.train",
+    "predict": "predict.predict",
+    "export": "export.export",
+    "browse": "browse.browse",
+    "doctor": "doctor.doctor",
+    "demo": "demo.demo",
+}
 
 
 class Commands(typer.core.TyperGroup):
-    """The commands, with every error told in a sentence: no traceback reaches the user."""
+    """The commands, each imported when it is asked for, with every error told in a sentence: no traceback reaches the
+    user."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or None: then all are loaded, for typer to say which was meant."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = _command(name)
+        return self.commands.get(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what goes wrong becomes a line on stderr and an exit code."""
@@ -99,28 +114,14 @@ def _options(
     """Human-pose keypoint data: convert, check, augment, train, evaluate and browse."""
 
 
-def _add(name: str, command: Callable[..., None]) -> None:
+def _command(name: str) -> Any:
     """A command whose docstring is its help; the example comes last, after the options."""
+    module, _, function = COMMANDS[name].partition(".")
+    command = getattr(importlib.import_module(f"kpdata.cli.{module}"), function)
     text, _, example = inspect.cleandoc(command.__doc__ or "").partition("Example: ")
-    app.command(name, help=text, epilog=f"Example: {example}")(command)
-
-
-_add("convert", convert.convert)
-_add("info", info.info)
-_add("validate", validate.validate)
-_add("merge", merge.merge)
-_add("split", split.split)
-_add("eval", evaluate.evaluate)
-_add("compare", compare.compare)
-_add("sigmas", sigmas.sigmas)
-_add("synth", synth.synth)
-_add("augment", augment.augment)
-_add("train", train.train)
-_add("predict", predict.predict)
-_add("export", export.export)
-_add("browse", browse.browse)
-_add("doctor", doctor.doctor)
-_add("demo", demo.demo)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(name, help=text, epilog=f"Example: {example}")(command)
+    return typer.main.get_command(alone)
 
 
 def main() -> None:

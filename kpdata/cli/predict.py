@@ -46,10 +46,11 @@ Above = Annotated[
 ]
 FlipTest = Annotated[bool, typer.Option("--flip-test/--no-flip-test", help="The mean with the mirrored crop.")]
 NmsOption = Annotated[
-    Literal["oks", "soft", "none"] | None,
+    Literal["oks", "soft", "soft-order", "none"] | None,
     typer.Option(
-        "--nms", metavar="oks|soft|none",
-        help="Poses of one person: oks drops, soft lowers the worse ones. oks unless given, if there are sigmas.",
+        "--nms", metavar="oks|soft|soft-order|none",
+        help="Poses of one person: oks drops the worse, soft lowers their scores, soft-order keeps the 20 that soft "
+        "puts first. oks unless given, if there are sigmas.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -120,7 +121,7 @@ def predict(
     started = time.perf_counter()
     predictor = _predictor(checkpoint, skeleton, device=device, flip_test=flip_test, batch=batch, colour=colour)
     with reading.naming(source):
-        job = _job(predictor, dataset, images, {
+        job = _job(predictor, dataset, images or _beside(source, dataset), {
             "boxes": boxes or "truth", "box_score_above": box_score_above or 0.0, "nms": nms,
             "nms_threshold": nms_threshold, "missing": missing_images, "unknown_images": unknown_images,
         })  # fmt: skip
@@ -164,6 +165,13 @@ def _predictor(checkpoint: Path, skeleton: str | None, **values: Any) -> Predict
 
     with console.working(f"loading {checkpoint}"):
         return Predictor(checkpoint, skeleton=load(skeleton) if skeleton else None, **values)
+
+
+def _beside(source: Path, dataset: Dataset) -> Path | None:
+    """The folder of the pictures where none is named, found as `kpdata train` finds it."""
+    from kpdata.train.lint import picture_folder
+
+    return picture_folder(source, dataset)
 
 
 def _job(predictor: Predictor, dataset: Dataset, images: Path | None, values: dict[str, Any]) -> Job:

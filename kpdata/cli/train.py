@@ -30,6 +30,14 @@ Images = Annotated[
     list[Path] | None,
     _path("--images", "Folder of the pictures of --data: one for all, or one for each in their order."),
 ]
+Share = Annotated[
+    list[float] | None,
+    _number("--share", "How often people of --data come in an epoch; 1 unless given. One for all, or for each.", "X"),
+]
+Weight = Annotated[
+    list[float] | None,
+    _number("--weight", "Weight of people of --data in the loss; 1 unless given. One for all, or for each.", "W"),
+]
 Val = Annotated[list[Path] | None, _path("--val", "Annotations to measure on; repeatable.", "FILE")]
 ValImages = Annotated[list[Path] | None, _path("--val-images", "As --images, of --val. That of --images if left out.")]
 Out = Annotated[
@@ -103,7 +111,7 @@ Absent = Annotated[
 ]
 Missing = Annotated[
     Literal["refuse", "skip"] | None,
-    _number("--missing-images", "Pictures that are not there: refuse (unless given) or skip.", "DO"),
+    _number("--missing-images", "Pictures that are not there: refuse (unless given); skip: broken ones too.", "DO"),
 ]
 Packed = Annotated[
     Path | None, _path("--packed", "Folder of crops cut once and read every epoch; made if it is not there.")
@@ -158,6 +166,8 @@ def train(
     val: Val = None,
     images: Images = None,
     val_images: ValImages = None,
+    share: Share = None,
+    weight: Weight = None,
     out: Out = None,
     config: ConfigFile = None,
     model: Model = None,
@@ -234,7 +244,8 @@ def train(
         "val": (val, val_images or (images if images and len(images) == 1 else None)),
     }
     _expect_torch()
-    resolved = _resolved(config, given, sides, {"occluded": occluded, "absent": absent})
+    each = {"share": share, "weight": weight}
+    resolved = _resolved(config, given, sides, {"occluded": occluded, "absent": absent}, each)
     if dry_run:
         _dry_run(resolved, as_json)
     elif overfit is not None:
@@ -251,7 +262,10 @@ def train(
 Sides = dict[str, tuple[list[Path] | None, list[Path] | None]]
 
 
-def _resolved(file: Path | None, given: dict[str, Any], sides: Sides, policies: dict[str, Any]) -> Config:
+def _resolved(
+    file: Path | None, given: dict[str, Any], sides: Sides, policies: dict[str, Any],
+    each: dict[str, list[float] | None],
+) -> Config:  # fmt: skip
     """The values of the checkpoint to resume, under those of the file, under those of the command line."""
     from kpdata.train.config import from_toml, parse_size, resolve
 
@@ -262,6 +276,12 @@ def _resolved(file: Path | None, given: dict[str, Any], sides: Sides, policies: 
         made = _sources(paths, layer.get(name, ()))
         made = _with_folders(made, folders, name) if folders else made
         layer[name] = tuple(replace(one, **{key: v for key, v in policies.items() if v}) for one in made)
+    for key, values in each.items():
+        if values:
+            spread = _spread(values, len(layer["data"]), f"--{key}", "--data")
+            layer["data"] = tuple(
+                replace(one, **{key: value}) for one, value in zip(layer["data"], spread, strict=True)
+            )
     if given["size"]:
         given["size"] = parse_size(given["size"])
     resolved = resolve({key: value for key, value in layer.items() if value != ()}, given)
@@ -288,11 +308,15 @@ def _of_checkpoint(resume: Path) -> dict[str, Any]:
 
 
 def _with_folders(sources: tuple[SourceConfig, ...], folders: list[Path], name: str) -> tuple[SourceConfig, ...]:
-    option = "--images" if name == "data" else "--val-images"
-    if len(folders) not in (1, len(sources)):
-        raise typer.BadParameter(f"{len(folders)} x {option} for {len(sources)} x --{name}: one for all, or for each")
-    spread = folders * len(sources) if len(folders) == 1 else folders
+    spread = _spread(folders, len(sources), "--images" if name == "data" else "--val-images", f"--{name}")
     return tuple(replace(one, images=one.images or folder) for one, folder in zip(sources, spread, strict=True))
+
+
+def _spread(values: list[Any], count: int, option: str, of: str) -> list[Any]:
+    """One value for each of so many: one is for all."""
+    if len(values) not in (1, count):
+        raise typer.BadParameter(f"{len(values)} x {option} for {count} x {of}: one for all, or for each")
+    return values * count if len(values) == 1 else values
 
 
 def _expect_torch() -> None:
@@ -351,7 +375,7 @@ def _dry_run(config: Config, as_json: bool) -> None:
             ("parameters", f"{found.parameters / 1e6:.1f} M"),
             ("loader alone", f"{found.loader:.0f} people/s"),
             ("network alone, forward and backward", f"{found.step:.1f} people/s"),
-            ("memory of a step", f"{found.memory / 1e9:.1f} GB at a batch of {config.batch}"),
+            ("memory of a step", f"{_size(found.memory)} at a batch of {config.batch}"),
             (f"{config.epochs} epochs", f"about {_duration(found.seconds)}, evaluations apart"),
         ],
         title="Training",
@@ -441,6 +465,11 @@ class Shown:
 
 def _text(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _size(count: float) -> str:
+    """Bytes in GB, below one in MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kpdata import dataset as ds
 from kpdata import files
 from kpdata.converters._source import Source
 from kpdata.errors import FormatError, UnknownFormat
 from kpdata.losses import LossReport
+
+if TYPE_CHECKING:
+    from kpdata import dataset as ds
 
 # In the order of detection: what is more particular comes first.
 FORMATS = {

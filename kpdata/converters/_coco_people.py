@@ -108,7 +108,7 @@ class Annotations:
     def number_images(self, listed: list[Any]) -> dict[Any, int]:
         """int64 number of every image id that is listed or used; texts are numbered in sorted order."""
         self.listed = set(listed)
-        self.image_numbers = number_ids([*listed, *dict.fromkeys(self.ids["image_id"].items)], self.source)
+        self.image_numbers = number_ids([*listed, *self.ids["image_id"].different()], self.source)
         return self.image_numbers
 
     def _id_columns(self) -> dict[str, pa.Array]:
@@ -270,7 +270,7 @@ class Annotations:
         override: Skeleton | None,
     ) -> Skeleton:
         """The skeleton of a category's people, whose lists have these lengths: most of them decide."""
-        known, counts = np.unique(lengths, return_counts=True)
+        known, counts = np.unique(lengths, return_counts=True) if (lengths != lengths[0]).any() else (lengths, lengths)
         numbers = int(known[counts.argmax()])
         # A results file names no keypoints: what the user says fits it, or the user means a remap.
         if override is not None and (not self.results or 3 * len(override) == numbers):
@@ -299,9 +299,14 @@ class Annotations:
     def _split(
         self, rows: NDArray[np.int64], whole: NDArray[np.bool_], count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]]:
-        """`split_keypoints` of these rows."""
+        """xy (n, K, 2), visibility (n, K) and the third numbers (n, K) of these rows.
+
+        Results: coordinates as they are, visibility unknown everywhere, the third number is a score. Annotations: as
+        `mark_empty`.
+        """
         shape = (len(rows), count)
-        xy, flags, thirds = np.empty((*shape, 2)), np.empty(shape, np.int8), np.empty(shape)
+        xy, thirds = np.empty((*shape, 2)), np.empty(shape)
+        flags = np.full(shape, schema.Visibility.UNKNOWN, np.int8)
         blocks, lock, start = self._blocks(rows, whole, count), threading.Lock(), 0
 
         def work() -> None:
@@ -311,7 +316,9 @@ class Annotations:
                     if (block := next(blocks, None)) is None:
                         return
                     place = slice(start, start := start + len(block))
-                xy[place], flags[place], thirds[place] = split_keypoints(block, self.results)
+                pairs_of(xy[place])[:], thirds[place] = pairs_of(block[..., :2]), block[..., 2]
+                if not self.results:
+                    flags[place] = mark_empty(xy[place], thirds[place])
 
         in_threads([work] * workers(), size=len(rows))
         return xy, flags, thirds
@@ -359,22 +366,20 @@ class Annotations:
         return {f"annotations.{key}": style for key, style in found.items()}
 
 
-def split_keypoints(
-    block: NDArray[np.float64], results: bool
-) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]]:
-    """(n, K, 3) numbers -> xy (n, K, 2), visibility (n, K), the third numbers (n, K); the numbers may be views.
+def mark_empty(xy: NDArray[np.float64], third: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Visibility (n, K) of annotations from their third numbers; COCO's empty value 0, 0, 0 becomes NaN in `xy`.
 
-    Results: coordinates as they are, visibility unknown everywhere, the third number is a score. Annotations: COCO's
-    empty value 0, 0, 0 becomes NaN; a third number that is no flag but above 0 is "labelled, visibility unknown".
+    A third number that is no flag but above 0 is "labelled, visibility unknown".
     """
-    third = block[..., 2]
-    if results:
-        return block[..., :2], np.full(third.shape, schema.Visibility.UNKNOWN, np.int8), third
-    xy = block[..., :2].copy()
     with np.errstate(invalid="ignore"):
         flag = np.where((third == 1) | (third == 2), third, np.where(third > 0, schema.Visibility.UNKNOWN, 0))
-    xy[(block == 0).all(-1)] = np.nan
-    return xy, flag.astype(np.int8), third
+    xy[(pairs_of(xy) == 0) & (third == 0)] = np.nan
+    return flag.astype(np.int8)
+
+
+def pairs_of(xy: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """(n, K, 2), each pair contiguous -> (n, K) view of pairs: NumPy copies and compares two numbers at once."""
+    return xy.view(np.complex128)[..., 0]
 
 
 def _numbered(ids: _rows.Scalars, numbers: Mapping[Any, int]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ import simdjson
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.converters import _scanning
+from kpdata.converters import _scanner, _scanning
 from kpdata.converters._extras import Extras as Extras
 from kpdata.converters._json import OBJECTS, chunks, plain, text
 from kpdata.errors import FormatError
@@ -103,6 +103,14 @@ class Scalars:
             self._arrays = [np.concatenate(self._arrays)]
         return self._arrays[0] if self._arrays else None
 
+    def different(self) -> list[Any]:
+        """The different values in the order of first appearance."""
+        if self.array is None:
+            return list(dict.fromkeys(self.items))
+        fresh = np.ones(len(self.array), bool)
+        fresh[1:] = self.array[1:] != self.array[:-1]  # rows of an image usually stand together
+        return list(dict.fromkeys(self.array[fresh].tolist()))
+
     def extend(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         """Take values of these rows; an explicit null goes to extras."""
         if None in values:
@@ -116,10 +124,10 @@ class Scalars:
     def take(self, found: _scanning.Found) -> None:
         """As `extend`, many rows at once."""
         kind = found.kinds[0] if (found.kinds == found.kinds[0]).all() else None
-        types = {np.dtype(np.int64): _scanning.INTEGER, np.dtype(np.float64): _scanning.REAL}
+        types = {np.dtype(np.int64): _scanner.INTEGER, np.dtype(np.float64): _scanner.REAL}
         fits = not self._rows.parts or (self._arrays and types[self._arrays[0].dtype] == kind)
         if fits and kind in types.values():
-            self._arrays.append(found.first if kind == _scanning.INTEGER else found.first.view(np.float64))
+            self._arrays.append(found.first if kind == _scanner.INTEGER else found.first.view(np.float64))
             self._items = None
             self._rows.add(found.rows)
         else:

@@ -41,6 +41,7 @@ class Rows:
 
     def __init__(self, data: bytes | Bytes, start: int, stop: int) -> None:
         self.data, self.start, self.stop = data, start, stop
+        self.begun: Any = None  # a `_scanner.Scanning` of these rows that is on its way
 
     def chunks(self) -> Iterator[list[Any]]:
         """The objects as lists of simdjson objects. A list must be let go before the next but one is asked for."""
@@ -74,6 +75,14 @@ class Rows:
                 break
             window *= 4
         return self.stop, self.stop
+
+    def view(self, start: int, stop: int, buffer: bytearray) -> memoryview:
+        """The text between two positions; of a file it is read into `buffer`, which grows where it is too small."""
+        if isinstance(self.data, bytes):
+            return memoryview(self.data)[start:stop]
+        if len(buffer) < stop - start:
+            buffer.extend(bytes(stop - start - len(buffer)))
+        return self.data.into(memoryview(buffer)[: stop - start], start)
 
     def plain(self) -> list[Any]:
         """All rows as plain Python."""

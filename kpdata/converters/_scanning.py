@@ -7,11 +7,8 @@ no compiler and comes to the same columns. KPDATA_PURE_PYTHON=1 in the environme
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -20,17 +17,25 @@ import orjson
 from numpy.typing import NDArray
 
 from kpdata.converters._json import Rows, text
+from kpdata.converters._scanner import (
+    ESCAPED,
+    FALSE,
+    INTEGER,
+    NULL,
+    REAL,
+    TEXT,
+    TRUE,
+    Scanning,
+    asked,
+    usable,
+)
+from kpdata.converters._scanner import NUMBERS as NUMBERS
+from kpdata.converters._scanner import OBJECT as OBJECT
+from kpdata.converters._scanner import POLYGONS as POLYGONS
+from kpdata.converters._scanner import SCALAR as SCALAR
+from kpdata.converters._scanner import compiled as compiled
+from kpdata.converters._scanner import pure as pure
 
-try:
-    from kpdata.converters import _scan as _compiled
-except ImportError:  # no C compiler when it was installed
-    _compiled = None  # type: ignore[assignment]
-compiled = _compiled
-
-SCALAR, NUMBERS, POLYGONS = range(3)
-NULL, INTEGER, REAL, FALSE, TRUE, TEXT, ESCAPED, OBJECT = range(8)
-_POWERS = range(-64, 65)
-_CHUNK = 1 << 22  # bytes that one thread reads at a time
 _Part = tuple[int, list["Found"], list[tuple[int, str]]]  # rows, what each key holds, other members of some rows
 
 
@@ -64,50 +69,22 @@ class Found:
 
 
 def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> list[_Part] | None:
-    """What the keys hold, in parts of consecutive rows; None: read it the long way.
-
-    Two threads take the parts in turn: the scanner holds no lock of Python's.
-    """
-    if compiled is None or pure() or not keys:
+    """What the keys hold, in parts of consecutive rows; None: read it the long way."""
+    if not usable() or not keys:
         return None
-    names, wanted, table = tuple(key.encode() for key in keys), tuple(kinds), powers()
-    cuts = list(rows.cuts(_CHUNK))
-    parts: list[_Part | None] = [None] * len(cuts)
-    waiting = iter(range(len(cuts)))
-
-    def work() -> None:
-        for number in waiting:
-            start, stop = cuts[number]
-            try:
-                data = rows.data[start:stop]
-                found = compiled.scan(data, 0, len(data), names, wanted, table)
-                parts[number] = None if found is None else _part(data, found)
-            except (
-                OSError,
-                MemoryError,
-            ):  # in a thread nobody would hear of it: the long way meets it again, and says so
-                break
-            if parts[number] is None:
-                break
-
-    helpers = [threading.Thread(target=work) for _ in range(min(len(cuts), os.cpu_count() or 1, 2) - 1)]
-    for thread in helpers:
-        thread.start()
-    work()
-    for thread in helpers:
-        thread.join()
-    done = [part for part in parts if part is not None]
-    return done if len(done) == len(parts) else None
-
-
-def _part(data: bytes, found: Any) -> _Part | None:
-    count, columns, *extras, wide = found
+    wanted = asked(keys, kinds)
+    begun = rows.begun if rows.begun and rows.begun.asked == wanted else Scanning(rows, wanted)
+    rows.begun = None
+    scanned = begun.result()
     try:
-        if wide:
-            data.decode()
-        return count, [_found(data, column) for column in columns], _extras(*extras)
-    except ValueError:  # not UTF-8, or a lone surrogate among the extras, which orjson refuses
+        return None if scanned is None else [_part(*raw) for raw in scanned]
+    except ValueError:  # a lone surrogate among the extras, which orjson refuses
         return None
+
+
+def _part(data: bytes, found: Any) -> _Part:
+    count, columns, *extras, _ = found
+    return count, [_found(data, column) for column in columns], _extras(*extras)
 
 
 def _extras(rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:
@@ -122,7 +99,7 @@ def _extras(rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:
 def _found(data: bytes, column: Any) -> Found:
     kinds = np.frombuffer(column[1], np.uint8)
     return Found(
-        data=data if (kinds >= TEXT).any() else b"",  # so that the text of numbers is let go
+        data=data,
         rows=np.frombuffer(column[0], np.int32).astype(np.int64),
         kinds=kinds,
         first=_exact(data, column, 2, np.dtype(np.int64)),
@@ -141,27 +118,3 @@ def _exact(data: bytes, column: Any, field: int, kind: np.dtype[Any]) -> NDArray
             reals = values.view(np.float64)
             reals[index if index >= 0 else -1 - index] = float(data[start:stop])
     return values
-
-
-def pure() -> bool:
-    """The user wants the way without the compiled module, or to see whether it is to blame."""
-    return bool(os.environ.get("KPDATA_PURE_PYTHON"))
-
-
-@cache
-def powers() -> bytes:
-    """128 bits of 5^q for q in -64 … 64, high and low half of each, as Lemire's method takes them.
-
-    Truncated for q >= 0, rounded up below (the reciprocal), from q = -27 downwards as far as is proven in the paper.
-    """
-    halves: list[int] = []
-    for q in _POWERS:
-        power = 5 ** abs(q)
-        length = power.bit_length()
-        if q >= 0:
-            value = power << (128 - length) if length <= 128 else power >> (length - 128)
-        else:
-            value = (1 << (length + 127 if q >= -27 else 2 * length + 128)) // power + 1
-            value >>= max(0, value.bit_length() - 128)
-        halves += [value >> 64, value & (2**64 - 1)]
-    return np.array(halves, np.uint64).tobytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kpdata import files
-from kpdata.converters import _json
+from kpdata.converters import _ahead, _json
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ class Source:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.__dict__ |= _ahead.known(self.path)
 
     @classmethod
     def of(cls, path: Path | str | Source) -> Source:

@@ -214,6 +214,13 @@ def image_columns(entries: list[dict[str, Any]], numbers: Mapping[Any, int], sou
     return _built(columns, own_id, extras, numbers, count, source)
 
 
+def bare_images(ids: list[Any], numbers: Mapping[Any, int], source: str) -> _Images:
+    """Columns of images of which nothing is known but the id."""
+    if set(map(type, ids)) <= {int}:
+        return _Images({"image_id": schema.fixed(np.array(ids, np.int64), pa.int64())}, len(ids), {})
+    return image_columns([{"id": i} for i in ids], numbers, source)
+
+
 def _built(
     columns: Mapping[str, _rows.Scalars],
     own_id: _rows.Scalars,

@@ -60,9 +60,9 @@ def decode(raw: Any, *, source: str = "memory", skeleton: str | None = None) -> 
 
 def _decode(raw: Any, source: str, skeleton: Skeleton | None) -> ds.Dataset:
     results = coco.Annotations(raw, source, results=True)
-    ids = list(dict.fromkeys(results.ids["image_id"].items))
+    ids = results.ids["image_id"].different()
     numbers = results.number_images([])
-    images = coco.image_columns([{"id": i} for i in ids], numbers, source)
+    images = coco.bare_images(ids, numbers, source)
     people = results.people({}, skeleton)
     facts = {
         "source_format": "coco_results",

@@ -89,6 +89,15 @@ def bootstrap(parts: Part | Sequence[Part], n: int = 1000, seed: int = 0, level:
     return Intervals(NAMES, np.where(np.isnan(estimate), -1.0, estimate), low, high, samples, level, seed)
 
 
+def of_shares(hits: Floats, most: Ints, n: int, seed: int) -> Floats:
+    """(n, T) `hits.sum(0) / most.sum()` of resamples of the images: hits (I, T), most (I,); NaN where most is 0."""
+    out = np.full((n, hits.shape[1]), np.nan)
+    for start, weight in drawn(n, len(most), seed):
+        whole = (weight @ most).astype(np.float64)
+        out[start : start + len(weight)] = weight @ hits / np.where(whole > 0, whole, np.nan)[:, None]
+    return out
+
+
 def side_by_side(numbers: Mapping[str, tuple[Intervals, int]]) -> Intervals:
     """Columns of several Intervals of the same settings as one, by new names."""
     first = next(iter(numbers.values()))[0]

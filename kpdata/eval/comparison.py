@@ -73,9 +73,10 @@ class Differences:
 class Comparison:
     """Two sets of predictions on the same ground truth.
 
-    numbers: the ten, in the order of `names`. keypoints, slices, people: tables of `KEYPOINTS` (mean OKS term of the
-    labelled keypoints, 0 where the person was missed), `SLICES` (AP; see `kpdata.eval.slices`) and `PEOPLE`, everybody
-    that counts, those that B lost most first; OKS 0 and no score where nobody was predicted at OKS 0.1 or more.
+    numbers: the ten, or AI Challenger's three, in the order of `names`. keypoints, slices, people: tables of
+    `KEYPOINTS` (mean OKS term of the labelled keypoints, 0 where the person was missed), `SLICES` (AP; see
+    `kpdata.eval.slices`) and `PEOPLE`, everybody that counts, those that B lost most first; OKS 0 and no score where
+    nobody was predicted at OKS 0.1 or more.
     p-values of keypoints and slices are each of one test: of twenty without a difference one falls below 0.05.
     """
 
@@ -93,8 +94,8 @@ class Comparison:
     def verdict(self) -> str:
         """The answer in one sentence, by AP."""
         if np.isnan(self.numbers.delta[0]):
-            return "no AP to compare: nobody in the ground truth can be scored"
-        return verdict("AP", self.numbers, self.resamples, self.images, self.level)
+            return f"no {self.names[0]} to compare: nobody in the ground truth can be scored"
+        return verdict(self.names[0], self.numbers, self.resamples, self.images, self.level)
 
     def lines(self) -> list[str]:
         """The verdict, then what differs beyond chance, and how many people changed."""
@@ -188,7 +189,13 @@ def compare(
 
 @overload
 def compare(
-    a: PointsEvaluation, b: PointsEvaluation, n: int = ..., seed: int = ..., *, level: float = ..., by: None = ...
+    a: PointsEvaluation,
+    b: PointsEvaluation,
+    n: int = ...,
+    seed: int = ...,
+    *,
+    level: float = ...,
+    by: str | Sequence[str] | None = ...,
 ) -> PointsComparison: ...
 
 
@@ -203,9 +210,9 @@ def compare(
 ) -> Comparison | PointsComparison:
     """Two evaluations of one ground truth: every number's difference with its interval and p-value, and where it lies.
 
-    n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`, of metrics by OKS. The
-    p-value is two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is
-    never 0. Two `PointsEvaluation`s give a `points.comparison.PointsComparison`.
+    n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`. The p-value is
+    two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is never 0. Two
+    `PointsEvaluation`s give a `points.comparison.PointsComparison`.
     Raises EvaluationError where the two were not scored against the same people, or not by the same metric, and as
     `bootstrap` and `slices`.
     """
@@ -217,9 +224,7 @@ def compare(
     if isinstance(a, Evaluation) or isinstance(b, Evaluation):
         names = [one.facts["metric"] if isinstance(one, Evaluation) else one.metric for one in (a, b)]
         raise EvaluationError(f"A was scored by {names[0]}, B by {names[1]}", hint="score both by one metric")
-    if by:
-        raise EvaluationError(f"{a.metric} has no slices to compare", hint="slices are of matches by OKS: --metric oks")
-    return compare_points(a, b, n, seed, level)
+    return compare_points(a, b, n, seed, level, by)
 
 
 def _compare(
@@ -228,20 +233,14 @@ def _compare(
     parts = list(zip(a.sides.parts, b.sides.parts, strict=False))
     notes = _same_ground_truth(a, b)
     images = np.unique(np.concatenate([one.image_ids for one, _ in parts]))
-    recalls = parts[0][0].params.recall_thresholds
-    cells = bootstrap.number_cells(parts[0][0].params)
-    ones, twos = (
-        [c for part in side.sides.parts for c in bootstrap.curves_of(part.matches, images, part.params)]
-        for side in (a, b)
-    )
-    whole = [_sampled(curves, images, recalls, n, seed, cells) for curves in (ones, twos)]
+    whole = [_whole(side, images, n, seed) for side in (a, b)]
     draws = _Draws(n, seed, level)
     pairings = [(pair(one), pair(two)) for one, two in parts]
     keypoints = [_keypoints(*both, *found, draws) for both, found in zip(parts, pairings, strict=True)]
     slices = [_slices(*both, slicings(both[0], a.sides.gt, by), draws) for both in parts]
     people = [_people(*both, *found) for both, found in zip(parts, pairings, strict=True)]
     return Comparison(
-        names=bootstrap.NAMES,
+        names=tuple(a.stats) if "mAP" in a.stats else bootstrap.NAMES,
         numbers=differences(whole[0], whole[1], level),
         keypoints=pa.concat_tables(keypoints),
         slices=pa.concat_tables(slices),
@@ -256,13 +255,13 @@ def _compare(
 
 def _same_ground_truth(a: Evaluation, b: Evaluation) -> tuple[str, ...]:
     """Notes about what makes the two less than comparable. EvaluationError where they are not at all."""
-    if "mAP" in a.stats:
-        raise EvaluationError("AI Challenger's mAP has no intervals", hint="--as xtcocotools gives AP and AR")
     if not a.sides.parts or not b.sides.parts:
         raise EvaluationError("nothing to compare: nobody in the ground truth has keypoints")
     if len(a.sides.parts) != len(b.sides.parts):
         raise EvaluationError("A and B were scored on other skeletons, so that their numbers cannot be compared")
     notes = ["AP and AR are those of all 133 keypoints (whole)"] if "whole_AP" in a.stats else []
+    if "mAP" in a.stats:
+        notes.append("slices are compared by COCO's AP, with AI Challenger's sigmas and areas")
     for one, two in zip(a.sides.parts, b.sides.parts, strict=True):
         names = one.skeleton.keypoint_names, two.skeleton.keypoint_names
         alike = names[0] == names[1] and np.array_equal(one.params.sigmas, two.params.sigmas)
@@ -292,9 +291,13 @@ class _Draws(NamedTuple):
     level: float
 
 
-def _sampled(
-    curves: list[bootstrap.Curves], images: Ints, recalls: Floats, n: int, seed: int, cells: Sequence[tuple[Ints, Ints]]
-) -> Sampled:
+def _whole(side: Evaluation, images: Ints, n: int, seed: int) -> Sampled:
+    """The numbers of everybody: the ten, or AI Challenger's."""
+    if "mAP" in side.stats:
+        return np.array(list(side.stats.values())), side.bootstrap(n, seed=seed).samples
+    params = side.sides.parts[0].params
+    recalls, cells = params.recall_thresholds, bootstrap.number_cells(params)
+    curves = [c for part in side.sides.parts for c in bootstrap.curves_of(part.matches, images, part.params)]
     once = np.ones((1, len(images)), np.int32)
     value = bootstrap.pick(*bootstrap.resample(curves, once, recalls), cells)[0]
     return value, bootstrap.pick(*bootstrap.resampled(curves, images, recalls, n, seed), cells)

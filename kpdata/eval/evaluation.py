@@ -175,13 +175,12 @@ class Evaluation:
     def bootstrap(self, n: int = 1000, *, seed: int = 0, level: float = 0.95) -> Intervals:
         """Percentile intervals of the numbers over resampled images (`bootstrap.bootstrap`), by their names in `stats`.
 
-        CrowdPose's levels are resampled each over its own images. EvaluationError for AI Challenger's own measure,
-        which has no such numbers.
+        CrowdPose's levels are resampled each over its own images.
         """
         from kpdata.eval.bootstrap import NAMES, bootstrap, side_by_side
 
         if "mAP" in self.stats:
-            raise EvaluationError("AI Challenger's mAP has no intervals", hint="--as xtcocotools gives AP and AR")
+            return self._shares_bootstrap(n, seed, level)
         whole = bootstrap(self.sides.parts, n, seed, level)
         places = {name: (whole, at) for at, name in enumerate(NAMES) if name in self.stats}
         groups = _groups(self.sides, protocols.protocol(self.metric, self.facts["like"]), [])
@@ -192,6 +191,17 @@ class Evaluation:
             found = {**{group: bootstrap(parts, n, seed, level) for group, parts in groups.items()}, "whole": whole}
             places = {f"{of}_{name}": (drawn, at) for of, drawn in found.items() for at, name in enumerate(NAMES)}
         return side_by_side(places)
+
+    def _shares_bootstrap(self, n: int, seed: int, level: float) -> Intervals:
+        """`bootstrap` of AI Challenger's own measure: a ratio of sums over images."""
+        from kpdata.eval import bootstrap
+
+        bootstrap.check_settings(n, seed, level)
+        shares = bootstrap.of_shares(*protocols.ai_challenger_images(self.sides.parts), n, seed)
+        samples = np.array([list(row.values()) for row in protocols.ai_challenger_numbers(shares)])
+        low, high = bootstrap.percentiles(samples, level)
+        estimate = np.array(list(self.stats.values()))
+        return bootstrap.Intervals(tuple(self.stats), estimate, low, high, samples, level, seed)
 
     def suspects(self, *, least: float = 0.2, limit: int | None = 1000) -> pd.DataFrame:
         """Labels that confident predictions contradict, most suspicious first (`suspects.suspects`)."""

@@ -73,7 +73,9 @@ MATCHES = pa.schema(
 )
 
 
-def failures(sides: Sides, pairings: Sequence[Pairing], errors: Sequence[KeypointErrors]) -> pa.Table:
+def failures(
+    sides: Sides, pairings: Sequence[Pairing], errors: Sequence[KeypointErrors], *, by_confidence: bool = True
+) -> pa.Table:
     """(R rows of FAILURES) every person that counts and every unmatched detection, worst first.
 
     pairings, errors: `part.pair` and `errors.classify` of each of `sides.parts`, in that order.
@@ -86,12 +88,13 @@ def failures(sides: Sides, pairings: Sequence[Pairing], errors: Sequence[Keypoin
     different scales, so confidence is the share of this skeleton's predictions that score no higher. severity is
     confidence × (1 − OKS) of a match, confidence of an unmatched detection; of a missed person, the share of people
     that are no larger × the share of the skeleton's keypoints that are labelled: how easy it was to find.
+    by_confidence=False: predictions are all taken as equally sure, as those of single people have no scores.
 
     Raises EvaluationError where there is not one pairing and one classification a part.
     """
     _one_each(sides, pairings, errors)
     tables = [
-        _table(FAILURES, sides, part, pairing, found, _failed(part, pairing, found))
+        _table(FAILURES, sides, part, pairing, found, _failed(part, pairing, found), sure=not by_confidence)
         for part, pairing, found in zip(sides.parts, pairings, errors, strict=True)
     ]
     whole = pa.concat_tables(tables) if tables else schema.table(FAILURES, 0, {})
@@ -216,7 +219,15 @@ def _at(values: Ints, place: Ints) -> Ints:
 
 
 def _table(
-    wanted: pa.Schema, sides: Sides, part: Part, pairing: Pairing, found: KeypointErrors, rows: _Rows, side: str = ""
+    wanted: pa.Schema,
+    sides: Sides,
+    part: Part,
+    pairing: Pairing,
+    found: KeypointErrors,
+    rows: _Rows,
+    side: str = "",
+    *,
+    sure: bool = False,
 ) -> pa.Table:
     """The rows with the columns of `wanted`; columns of nobody (a background's ground truth) are null."""
     count = len(rows.kind)
@@ -225,7 +236,7 @@ def _table(
         columns["side"] = schema.constant(side, count)
     if "severity" in wanted.names:
         seen = _predicted(part)
-        columns |= _judgement(part, pairing, rows) | _poses(part, rows, seen) | _crop(sides, part, rows, seen)
+        columns |= _judgement(part, pairing, rows, sure) | _poses(part, rows, seen) | _crop(sides, part, rows, seen)
     return schema.table(wanted, count, {name: columns[name] for name in wanted.names})
 
 
@@ -266,12 +277,13 @@ def _errors(part: Part, pairing: Pairing, found: KeypointErrors, rows: _Rows) ->
     }
 
 
-def _judgement(part: Part, pairing: Pairing, rows: _Rows) -> dict[str, pa.Array]:
+def _judgement(part: Part, pairing: Pairing, rows: _Rows, sure: bool) -> dict[str, pa.Array]:
     """severity (see `failures`), size, labelled, occluded."""
     person = rows.truth >= 0
     labelled = part.truth.labelled.sum(1)
     hidden = (part.truth.labelled & (part.visibility == schema.Visibility.OCCLUDED)).sum(1)
-    confidence = _share_below(part.detections.score, part.detections.score)
+    score = part.detections.score
+    confidence = np.ones(len(score)) if sure else _share_below(score, score)
     easy = _share_below(part.truth.area[part.counted()], part.truth.area) * labelled / max(int(part.mask.sum()), 1)
     lost = np.where(rows.pair >= 0, 1 - _pick(pairing.oks, rows.pair), 1.0)
     severity = np.where(rows.detection >= 0, _pick(confidence, rows.detection) * lost, _pick(easy, rows.truth))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kpdata.arrays import isin
 from kpdata.errors import EvaluationError
+from kpdata.eval.kernels import greedy
 from kpdata.eval.oks import (
     MAX_THRESHOLD,
     Bools,
@@ -121,6 +122,8 @@ def _pool(rows: Rows, category_ids: Ints) -> Rows:
 def match_pairs(pairs: Pairs, order: Order, ignored: Bools, crowd: Bools, thresholds: Floats) -> NDArray[np.int32]:
     """(A, T, D) position in `pairs` of each detection's match, -1 for none; `ignored` (A, G), `crowd` (G,)."""
     matched = np.full((len(ignored), len(thresholds), len(order.dt_rows)), -1, dtype=np.int32)
+    if greedy(pairs.dt, pairs.gt, pairs.oks, ignored, crowd, np.minimum(thresholds, MAX_THRESHOLD), matched):
+        return matched
     preferred = np.lexsort((-pairs.gt, -pairs.oks, pairs.dt, order.dt_rank[pairs.dt]))  # NaN after all numbers
     turn = np.cumsum(np.diff(pairs.dt[preferred], prepend=-1) != 0)  # counts detections, rank by rank
     bounds = np.searchsorted(order.dt_rank[pairs.dt[preferred]], np.arange(order.dt_rank.max(initial=-1) + 2))

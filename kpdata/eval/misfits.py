@@ -102,7 +102,8 @@ def _sample(part: Part, counted: Bools, gt: Dataset, seed: int, step: int = 0) -
     """People with at least 4 labelled keypoints, with the predictions of the image `step` rows on; None if too few."""
     truth, found = part.truth, part.detections
     ids = np.sort(part.image_ids)
-    labelled = truth.labelled & (np.abs(truth.keypoints) < _HUGE).all(-1)  # no NaN, no infinity
+    small = np.abs(truth.keypoints) < _HUGE  # no NaN, no infinity
+    labelled = truth.labelled & small[..., 0] & small[..., 1]
     usable = np.flatnonzero(counted & (labelled.sum(1) >= 4))
     image, found_image = lookup(ids, truth.image_id), lookup(ids, found.image_id)
     found_image = np.where(found_image >= 0, found_image + step, -1)
@@ -114,7 +115,7 @@ def _sample(part: Part, counted: Bools, gt: Dataset, seed: int, step: int = 0) -
     rows = np.flatnonzero(isin(found_image, both))
     rows = rows[(np.abs(found.keypoints[rows]) < _HUGE).all((1, 2))]
     rows = _best(rows, found_image[rows], found.score[rows])
-    placed = (found.keypoints[rows] != 0).any(-1) & part.mask
+    placed = ((found.keypoints[rows, :, 0] != 0) | (found.keypoints[rows, :, 1] != 0)) & part.mask
     rows, placed = rows[placed.sum(1) >= 4], placed[placed.sum(1) >= 4]
     extent = box_from_keypoints(truth.keypoints[usable], labelled[usable].astype(np.int8))
     size = np.hypot(extent[:, 2], extent[:, 3])

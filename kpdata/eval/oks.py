@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kpdata.arrays import distinct, isin
+from kpdata.arrays import distinct, isin, lookup, runs
 from kpdata.errors import EvaluationError
+from kpdata.eval.kernels import TERMS_PER_BLOCK, as_complex, extents, minus_e, minus_e_of_boxes, near
 from kpdata.threads import WORTH_IT, in_threads, workers
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,6 @@ Bools = NDArray[np.bool_]
 Mode = Literal["strict", "fixed"]
 
 PAIRS_PER_BLOCK = 1 << 20  # pairs listed at once: bounds memory where images hold thousands of people
-TERMS_PER_BLOCK = 1 << 16  # OKS terms computed at once: half a megabyte a temporary, so that it stays in the cache
 MAX_THRESHOLD = 1 - 1e-10  # cocoeval.py:279: a threshold of 1 would match nothing but NaN
 
 
@@ -178,33 +178,9 @@ def detection_area(keypoints: Floats, bbox: Floats | None = None, *, mode: Mode 
             box = np.asarray(bbox, dtype=np.float64)
             area = np.asarray(box[:, 2] * box[:, 3])
         else:
-            low, high = _extents(np.asarray(keypoints, dtype=np.float64), skip_nan=mode == "fixed")
+            low, high = extents(np.asarray(keypoints, dtype=np.float64), skip_nan=mode == "fixed")
             area = np.asarray((high[:, 0] - low[:, 0]) * (high[:, 1] - low[:, 1]))
     return np.where(np.isnan(area), 0.0, area) if mode == "fixed" else area
-
-
-def _extents(keypoints: Floats, rows: Ints | None = None, *, skip_nan: bool = False) -> tuple[Floats, Floats]:
-    """(N, K, 2) -> the least and greatest x, y of each row (or of `rows`), (N, 2) each; NaN where one is NaN.
-
-    With `skip_nan` only where all are. Folded in halves, in blocks that fit the cache: min(axis=1) of so short an axis
-    is six times slower.
-    """
-    n, k = len(keypoints) if rows is None else len(rows), keypoints.shape[1]
-    low, high = np.empty((n, 2)), np.empty((n, 2))
-    least, greatest = (np.fmin, np.fmax) if skip_nan else (np.minimum, np.maximum)
-    step = max(1, TERMS_PER_BLOCK // max(1, k))
-    for s in range(0, n, step):
-        block = keypoints[s : s + step] if rows is None else keypoints[rows[s : s + step]]
-        low[s : s + step] = _fold(least, block)
-        high[s : s + step] = _fold(greatest, block)
-    return low, high
-
-
-def _fold(extreme: np.ufunc, keypoints: Floats) -> Floats:
-    folded = keypoints
-    while (k := folded.shape[1]) > 1:
-        folded = extreme(folded[:, : (k + 1) // 2], folded[:, k // 2 :])  # the middle twice when k is odd: harmless
-    return folded[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +252,8 @@ def _groups(image_id: Ints, category_id: Ints, images: Ints, categories: Ints) -
     """(N,) group of each row, -1 where its image or its category is not listed."""
     if not len(images) or not len(categories):
         return np.full(len(image_id), -1)
-    i = np.minimum(np.searchsorted(images, image_id), len(images) - 1)
-    c = np.minimum(np.searchsorted(categories, category_id), len(categories) - 1)
-    listed = (images[i] == image_id) & (categories[c] == category_id)
-    return np.asarray(np.where(listed, c * len(images) + i, -1))
+    i, c = lookup(images, image_id), lookup(categories, category_id)
+    return np.asarray(np.where((i >= 0) & (c >= 0), c * len(images) + i, -1))
 
 
 def best_first(score: Floats) -> Ints:
@@ -314,21 +288,20 @@ class Pairs:
 
 def candidate_pairs(gt: GroundTruth, dt: Detections, order: Order, params: Params) -> Pairs:
     """Find the pairs inside images, drop those too far apart, compute OKS, keep what reaches the least threshold."""
-    first = np.searchsorted(order.gt_group, order.dt_group, side="left")
-    counts = np.searchsorted(order.gt_group, order.dt_group, side="right") - first
+    groups, back = runs(order.dt_group)
+    first = back(np.searchsorted(order.gt_group, groups, side="left"))
+    counts = back(np.searchsorted(order.gt_group, groups, side="right")) - first
     least = float(np.minimum(params.iou_thresholds, MAX_THRESHOLD).min())
     people = CompactKeypoints.of(gt, order.gt_rows)
     gt_box, odd, sound = _gt_boxes(people, least, params.sigmas)
     findable = np.flatnonzero((counts > 0) & ~isin(order.dt_group, order.gt_group[odd])) if sound else counts[:0]
 
     def block(start: int, stop: int) -> tuple[Ints, Ints, Floats]:
-        d, g = _list_pairs(first[start:stop], counts[start:stop], start)
         dt_box = _dt_boxes(dt, order, findable, start, stop)
-        near = np.flatnonzero(~_apart(dt_box, d - start, gt_box, g))
-        d, g = d[near], g[near]
-        oks = pair_oks(people, g, dt.keypoints, order.dt_rows[d], params.sigmas, mode=params.mode)
-        kept = np.flatnonzero(~(oks < least) | np.isnan(dt_box[d - start, 0]))
-        return d[kept], g[kept], oks[kept]
+        d, g = near(first[start:stop], counts[start:stop], dt_box, gt_box)
+        oks = pair_oks(people, g, dt.keypoints, order.dt_rows[start + d], params.sigmas, mode=params.mode)
+        kept = np.flatnonzero(~(oks < least) | np.isnan(dt_box[d, 0]))
+        return start + d[kept], g[kept], oks[kept]
 
     limit = min(PAIRS_PER_BLOCK, max(WORTH_IT, -(-int(counts.sum()) // workers())))
     parts = in_threads([partial(block, *ends) for ends in _blocks(counts, limit)], size=limit)
@@ -348,14 +321,6 @@ def _blocks(counts: Ints, limit: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _list_pairs(first: Ints, counts: Ints, offset: int) -> tuple[Ints, Ints]:
-    """(P,) detection and ground truth of each pair: detection i meets first[i] … first[i] + counts[i] - 1."""
-    skip = np.cumsum(counts) - counts
-    total = int(counts.sum())
-    d = np.repeat(np.arange(len(counts)), counts)
-    return d + offset, np.arange(total) + np.repeat(first - skip, counts)
-
-
 @dataclass(frozen=True, slots=True)
 class CompactKeypoints:
     """Ground truth with the labelled keypoints moved to the front, in their order; K of them where none is labelled."""
@@ -370,7 +335,7 @@ class CompactKeypoints:
     def of(cls, gt: GroundTruth, rows: Ints) -> CompactKeypoints:
         labelled = gt.labelled[rows]
         joints = np.argsort(~labelled, axis=1, kind="stable")
-        keypoints = _as_complex(gt.keypoints)[rows[:, None], joints].view(np.float64).reshape(*joints.shape, 2)
+        keypoints = as_complex(gt.keypoints)[rows[:, None], joints].view(np.float64).reshape(*joints.shape, 2)
         x, y, w, h = gt.bbox[rows].T
         with np.errstate(invalid="ignore", over="ignore"):
             box = np.stack([x - w, y - h, x + w * 2, y + h * 2], axis=1)
@@ -389,37 +354,21 @@ def pair_oks(
     oks = np.empty(len(g))
     count = people.count[g]
     variances = (sigmas * 2) ** 2
+    weights = (variances, people.area)
     with np.errstate(all="ignore"):
         for n in distinct(count).tolist():  # rows of equal length, so that NumPy's own sum adds in its own order
             which = np.flatnonzero(count == n)
             step = max(1, TERMS_PER_BLOCK // (n or len(sigmas)))
             for s in range(0, len(which), step):
                 part = which[s : s + step]
-                squared, v = _squared_distances(people, g[part], dt_keypoints, rows[part], n, variances)
-                e = squared / v / people.area[g[part], None] / 2
+                if n:
+                    terms = minus_e(dt_keypoints, rows[part], people.keypoints, g[part], people.joints, n, *weights)
+                else:
+                    terms = minus_e_of_boxes(dt_keypoints, rows[part], people.box, g[part], *weights)
                 if mode == "fixed":
-                    e = np.where(np.isnan(e), np.inf, e)
-                oks[part] = np.exp(-e).sum(axis=1) / e.shape[1]
+                    terms[np.isnan(terms)] = -np.inf
+                oks[part] = np.exp(terms, out=terms).sum(axis=1) / terms.shape[1]
     return oks
-
-
-def _squared_distances(
-    people: CompactKeypoints, g: Ints, dt_keypoints: Floats, rows: Ints, n: int, variances: Floats
-) -> tuple[Floats, Floats]:
-    """(P, n) squared pixels and the variances that belong to them; n = 0 takes all K keypoints to the enlarged box."""
-    if n == 0:
-        xy = dt_keypoints[rows]
-        box = people.box[g]
-        inside = np.maximum(0, box[:, None, :2] - xy) + np.maximum(0, xy - box[:, None, 2:])
-        return inside[..., 0] ** 2 + inside[..., 1] ** 2, variances
-    joints = people.joints[g, :n]
-    d = _as_complex(dt_keypoints)[rows[:, None], joints] - _as_complex(people.keypoints)[g, :n]
-    return d.real**2 + d.imag**2, variances[joints]
-
-
-def _as_complex(keypoints: Floats) -> NDArray[np.complex128]:
-    """Contiguous (..., 2) -> (...) x + iy: one look-up fetches both, twice as fast, and subtraction is the same."""
-    return keypoints.view(np.complex128)[..., 0]
 
 
 def _gt_boxes(people: CompactKeypoints, least: float, sigmas: Floats) -> tuple[Floats, Bools, bool]:
@@ -431,8 +380,7 @@ def _gt_boxes(people: CompactKeypoints, least: float, sigmas: Floats) -> tuple[F
     1e-9 is far above the rounding of the sum and of e.
     """
     labelled = (np.arange(people.joints.shape[1]) < people.count[:, None])[:, :, None]
-    low, _ = _extents(np.where(labelled, people.keypoints, np.inf))
-    _, high = _extents(np.where(labelled, people.keypoints, -np.inf))
+    low, high = extents(np.where(labelled, people.keypoints, people.keypoints[:, :1]))
     none = (people.count == 0)[:, None]
     low = np.where(none, np.minimum(people.box[:, :2], people.box[:, 2:]), low)
     high = np.where(none, np.maximum(people.box[:, :2], people.box[:, 2:]), high)
@@ -449,14 +397,8 @@ def _dt_boxes(dt: Detections, order: Order, findable: Ints, start: int, stop: in
     """Boxes (D, 4) of detections start … stop - 1; NaN, which is apart from nothing, where a keypoint is NaN and for
     those that are not `findable` by boxes, because of someone in their image."""
     here = findable[slice(*np.searchsorted(findable, (start, stop)))]
-    extents = np.concatenate(_extents(dt.keypoints, order.dt_rows[here]), axis=1)
-    extents[np.isnan(extents).any(axis=1)] = np.nan
+    found = np.concatenate(extents(dt.keypoints, order.dt_rows[here]), axis=1)
+    found[np.isnan(found).any(axis=1)] = np.nan
     box = np.full((stop - start, 4), np.nan)
-    box[here - start] = extents
+    box[here - start] = found
     return box
-
-
-def _apart(dt_box: Floats, d: Ints, gt_box: Floats, g: Ints) -> Bools:
-    """(P,) True where the boxes of a pair do not touch; False wherever a NaN takes part."""
-    a, b = dt_box[d].T, gt_box[g].T
-    return np.asarray((a[0] > b[2]) | (a[1] > b[3]) | (a[2] < b[0]) | (a[3] < b[1]))

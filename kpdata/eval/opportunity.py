@@ -62,6 +62,9 @@ from kpdata.eval.part import Pairing, Part
 
 Rules = Literal["kpdata", "coco-analyze"]
 
+# Somebody whose keypoints are all corrected to a similarity of 0.85 has that OKS, which is a threshold of AP: placed a
+# hair inside, they reach it whatever the last bit of `exp` is.
+_WITHIN = 1 - 1e-9
 # errorsAPImpact.py corrects in this order.
 KEYPOINT_ERRORS = {"miss": Kind.MISS, "swap": Kind.SWAP, "inversion": Kind.INVERSION, "jitter": Kind.JITTER}
 ERRORS = (*KEYPOINT_ERRORS, "score", "false_positives", "false_negatives")
@@ -266,7 +269,7 @@ def _placed(scene: _Scene, detections: Detections, wrong: NDArray[np.bool_]) -> 
     similarity = np.select([errors.kind == Kind.JITTER, errors.kind == Kind.MISS], [GOOD_KS, JITTER_KS], errors.nearest)
     spread = part.params.sigmas if scene.rules == "coco-analyze" else 2 * part.params.sigmas
     with np.errstate(invalid="ignore", divide="ignore"):
-        reach = np.sqrt(-2 * np.log(similarity) * part.truth.area[pairing.truth][:, None]) * spread
+        reach = np.sqrt(-2 * np.log(similarity) * part.truth.area[pairing.truth][:, None]) * spread * _WITHIN
     target = part.truth.keypoints[pairing.truth].copy()
     target[..., 0] += np.where(np.isfinite(reach), reach, 0)
     keypoints = detections.keypoints.copy()
@@ -398,23 +401,23 @@ def worst(part: Part, pairing: Pairing, errors: KeypointErrors, gains: pa.Table,
 
 def _sentence(part: Part, pairing: Pairing, errors: KeypointErrors, name: str, count: int, gain: str) -> str:
     if name in KEYPOINT_ERRORS:
-        start, what = _FIXES[name]
-        where = " and ".join(_most_often(part, errors, KEYPOINT_ERRORS[name]))
-        return f"{start} would add {gain}: {_many(count, 'keypoint')} {what}, most often {where}."
+        start, what = FIXES[name]
+        where = " and ".join(most_often(part, errors, KEYPOINT_ERRORS[name]))
+        return f"{start} would add {gain}: {many(count, 'keypoint')} {what}, most often {where}."
     if name == "score":
-        people = f"for {_many(count, 'person', 'people')} a worse pose has the higher score"
+        people = f"for {many(count, 'person', 'people')} a worse pose has the higher score"
         why = people if count else "better poses of other people come later"
         return f"Scores that say how good a pose is would add {gain}: {why}."
     if name == "false_positives":
         twice = int(duplicates(part, pairing, proximity(part)).sum())
-        what = _many(count, "prediction")
+        what = many(count, "prediction")
         return f"Leaving out {what} that find nobody new would add {gain}: {twice:,} of them repeat somebody."
     group, missed, total = _most_missed(part, pairing)
     share = f"most often those with {group} ({missed:,} of {total:,} missed)"
-    return f"Finding {_many(count, 'missed person', 'missed people')} would add {gain}: {share}."
+    return f"Finding {many(count, 'missed person', 'missed people')} would add {gain}: {share}."
 
 
-_FIXES = {
+FIXES = {
     "jitter": ("Placing keypoints more precisely", "near the right place but not on it"),
     "inversion": ("Telling left from right", "at their left/right twin"),
     "swap": ("Keeping people apart", "on somebody else"),
@@ -422,11 +425,11 @@ _FIXES = {
 }
 
 
-def _many(count: int, one: str, many: str = "") -> str:
+def many(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _most_often(part: Part, errors: KeypointErrors, kind: Kind) -> list[str]:
+def most_often(part: Part, errors: KeypointErrors, kind: Kind) -> list[str]:
     """The one or two kinds of keypoint, twins together, that have this error most often, by their number of errors."""
     skeleton = part.skeleton
     totals: dict[str, int] = {}

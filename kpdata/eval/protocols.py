@@ -242,20 +242,37 @@ def ai_challenger(parts: tuple[Part, ...]) -> dict[str, float]:
     Deviations: crowds, which its files do not have, are left out; the script runs on Python 2, whose `/` of whole
     numbers rounds d²/2 down, here it is divided exactly.
     """
-    best, total = [np.empty(0)], 0
+    hits, most = ai_challenger_images(parts)
+    shares = hits.sum(axis=0) / most.sum() if most.sum() else np.full(len(AI_THRESHOLDS), -1.0)
+    return ai_challenger_numbers(shares[None])[0]
+
+
+AI_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+def ai_challenger_numbers(shares: Floats) -> list[dict[str, float]]:
+    """The numbers of `ai_challenger` for each row of shares (B, T) above the thresholds."""
+    return [
+        {"mAP": float(np.mean(row)), "mAP50": float(row[0]), "mAP75": float(row[5])} for row in np.atleast_2d(shares)
+    ]
+
+
+def ai_challenger_images(parts: tuple[Part, ...]) -> tuple[Floats, Ints]:
+    """(I, T) people of each image above each threshold, and (I,) the greater of its people and predictions, summed over
+    the skeletons: what `ai_challenger` is the ratio of. I: the images of all parts, ascending."""
+    ids = np.unique(np.concatenate([np.empty(0, np.int64), *(part.image_ids for part in parts)]))
+    hits, most = np.zeros((len(ids), len(AI_THRESHOLDS))), np.zeros(len(ids), np.int64)
     for part in parts:
         people = np.flatnonzero(_listed(part, part.truth.image_id, part.truth.category_id) & ~part.truth.iscrowd)
         found = np.flatnonzero(_listed(part, part.detections.image_id, part.detections.category_id))
-        images, places = len(part.image_ids), np.argsort(part.image_ids)
-        gt_at = places[np.searchsorted(part.image_ids, part.truth.image_id[people], sorter=places)]
-        dt_at = places[np.searchsorted(part.image_ids, part.detections.image_id[found], sorter=places)]
-        counts = (np.bincount(gt_at, minlength=images), np.bincount(dt_at, minlength=images))
-        total += int(np.maximum(*counts).sum())
-        best.append(_best_oks(part, people, gt_at, found, dt_at))
-    oks = np.concatenate(best)
-    thresholds = np.linspace(0.5, 0.95, 10)
-    shares = [(oks > t).sum() / total if total else -1.0 for t in thresholds]
-    return {"mAP": float(np.mean(shares)), "mAP50": float(shares[0]), "mAP75": float(shares[5])}
+        gt_at, dt_at = (
+            np.searchsorted(ids, of.image_id[rows]) for of, rows in ((part.truth, people), (part.detections, found))
+        )
+        counts = (np.bincount(at, minlength=len(ids)) for at in (gt_at, dt_at))
+        most += np.maximum(*counts)
+        oks = _best_oks(part, people, gt_at, found, dt_at)
+        np.add.at(hits, gt_at, oks[:, None] > AI_THRESHOLDS)
+    return hits, most
 
 
 def _listed(part: Part, image_id: Ints, category_id: Ints) -> Bools:

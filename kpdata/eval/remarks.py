@@ -103,7 +103,8 @@ def on_nan_truth(parts: Iterable[Part], protocol: Protocol, mode: Mode) -> Itera
 
 def _unmeasurable(part: Part) -> Bools:
     """(N,) people with NaN or infinity in their area or a labelled keypoint."""
-    nowhere = ~np.isfinite(part.truth.keypoints).all(axis=2) & part.truth.labelled
+    known = np.isfinite(part.truth.keypoints)
+    nowhere = ~(known[..., 0] & known[..., 1]) & part.truth.labelled
     unmeasurable: Bools = nowhere.any(axis=1) | ~np.isfinite(part.truth.area)
     return unmeasurable
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kpdata import schema
 from kpdata.arrays import distinct, isin, lookup, median
 from kpdata.dataset import Dataset
+from kpdata.eval.fields import odd_fields
 from kpdata.eval.misfits import Finding, misfits
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
@@ -28,6 +29,9 @@ FEW = 5  # people, predictions or images below which nothing is said about all o
 _LOW_AP = 0.05  # from here down an AP is worth a "because"
 _ROWS = 2000  # rows looked at where a sample tells as much as all
 REPEATED = 0.1  # share of predictions that repeat another one of their image, above which it is said
+
+
+_DROPPED = "xtcocotools drops those whose keypoints' third values are all 0; write scores there, or score without --as"
 
 
 class _Scene(NamedTuple):
@@ -59,6 +63,7 @@ def sanity(sides: Sides, stats: Mapping[str, float] | None = None, *, seed: int 
         of_part += unit or misfits(part, scene.counted, sides.gt, seed)
         where = f"{part.skeleton.name}: " if len(sides.parts) > 1 else ""
         found += [Finding(where + finding.words, finding.decisive) for finding in of_part]
+    found += [Finding(words, False) for words in odd_fields(sides)]
     sentences = [finding.words for finding in found]
     ap = None if stats is None else stats.get("AP")
     if ap is None or ap > _LOW_AP:
@@ -68,14 +73,31 @@ def sanity(sides: Sides, stats: Mapping[str, float] | None = None, *, seed: int 
     if causes:
         rest = [finding.words for finding in found if not finding.decisive]
         return [because + causes[0], *causes[1:], *rest]
+    if ap < 0 and (outside := _out_of_range(sides)):
+        return [because + outside, *sentences]
     if ap < 0 or not len(sides.predictions) or not sides.parts:
         return sentences
     if not any(len(part.detections.score) for part in sides.parts):
+        own = np.unique(schema.values(sides.predictions.persons["category_id"]))
+        if np.isin(own, sides.category_ids).any() and sides.facts.get("like"):
+            return [f"{because}none of the {len(sides.predictions):,} predictions is left: {_DROPPED}", *sentences]
         listed = ", ".join(map(str, sides.category_ids.tolist()))
         return [f"{because}no prediction has a category_id that the ground truth lists ({listed})", *sentences]
     if sides.facts.get("mode") == "strict" and trapped(sides):
         return sentences  # a note says what AP is without the trap
     return [*sentences, _no_cause(sides, ap)]
+
+
+def _out_of_range(sides: Sides) -> str:
+    """Why nobody counts though there are people who could: areas that are in no range, the widest of 0 to 1e10 px²."""
+    areas = np.concatenate([np.empty(0), *(part.truth.area[part.counted()] for part in sides.parts)])
+    if not len(areas) or ((areas >= 0) & (areas <= 1e10)).any():
+        return ""
+    shown = f"{areas[0]:g}" if (areas == areas[0]).all() else f"{areas[0]:g}, {areas[-1]:g} …"
+    return (
+        f"the area of all {len(areas):,} people is below 0, above 1e10 px² or no number ({shown}): they are in no size "
+        "range; give 'area' in square pixels, or take the rule bbox×0.53"
+    )
 
 
 def unmet_ids(gt: Dataset, predictions: Dataset) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class Batch:
     input. Keypoints are px of the *input* in both cases.
     colour: (B, 4) float32 factors of brightness, contrast, saturation and a turn of hue in degrees (`ColorJitter`'s
     draw) still to be applied, or None. holes: (B, R, 4) float32 x, y, w, h in px of the input, NaN rows are none, still
-    to be filled with `fill`, or None.
+    to be filled with `fill`, or None; "mean" is the mean colour of each crop.
     """
 
     images: Tensor
@@ -35,7 +35,7 @@ class Batch:
     matrix: Tensor | None = None
     colour: Tensor | None = None
     holes: Tensor | None = None
-    fill: tuple[int, int, int] = (0, 0, 0)  # RGB
+    fill: tuple[int, int, int] | Literal["mean"] = (0, 0, 0)  # RGB
 
     def __len__(self) -> int:
         return len(self.images)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kpdata.augment import kernels
 from kpdata.augment.image import BLACK, Border, opencv, warp
@@ -53,7 +53,8 @@ class Crops(Dataset[Any]):
 
     sources: where people come from; all are put on `skeleton` (`mixed.union` has everything). preset: size, padding,
     convention and chance of the crops. augment False: the plain crops of validation. seed: of every draw. missing: of
-    pictures that are not there, `refuse` or `skip`. left_out: sentences about who is not taken (`table.gather`).
+    pictures that are not there, `refuse`, or `skip` them and those that cannot be read.
+    left_out: sentences about who is not taken (`table.gather`).
 
     TrainError where nobody is left or pictures are missing; SkeletonError where left and right are not known and the
     preset flips; SchemaError where the halves of the body are not clear and it takes half bodies.
@@ -164,7 +165,7 @@ class Crops(Dataset[Any]):
         """The crops of these people, each picture decoded once."""
         crop = self.preset.crop
         width, height = crop.size
-        making.images = np.empty((len(rows), height, width, 3), np.uint8)
+        making.room_for(height, width, black=False)  # warps fill them
         border: Border = crop.border or BLACK
         at, image, back = -1, np.empty((0, 0, 3), np.uint8), np.eye(3)
         for i in np.argsort(self.people.image[rows], kind="stable").tolist():
@@ -185,7 +186,7 @@ class Crops(Dataset[Any]):
         assert self.pack is not None
         crop, of = self.preset.crop, self.pack.columns
         side = self.side or int(max(of["width"][rows].max(), of["height"][rows].max()))
-        making.images = np.zeros((len(rows), side, side, 3), np.uint8)
+        making.room_for(side, side, black=True)
         making.matrix = np.empty((len(rows), 3, 3), np.float32)
         for i, row in enumerate(rows.tolist()):
             image, back, size = self.pack.read(row)
@@ -244,7 +245,8 @@ class _Making:
     """The arrays of a batch while it is made."""
 
     def __init__(self, count: int, keypoints: int) -> None:
-        self.images = np.empty((count, 0, 0, 3), np.uint8)
+        self.images: NDArray[np.uint8] = np.empty((count, 0, 0, 3), np.uint8)
+        self.pixels = torch.from_numpy(self.images)  # the same memory
         self.keypoints = np.empty((count, keypoints, 2))
         self.visibility = np.empty((count, keypoints), np.int8)
         self.known = np.empty((count, keypoints), bool)
@@ -252,7 +254,18 @@ class _Making:
         self.matrix: NDArray[np.float32] | None = None
         self.colour: NDArray[np.float32] | None = None
         self.holes: NDArray[np.float32] | None = None
-        self.fill = (0, 0, 0)
+        self.fill: tuple[int, int, int] | Literal["mean"] = (0, 0, 0)
+
+    def room_for(self, height: int, width: int, *, black: bool) -> None:
+        """Pictures of this size, black if so asked; in a worker where the training sees them: torch would copy them
+        there, black corners and all, which took longer than to decode what is in them."""
+        shape = (len(self.images), height, width, 3)
+        if get_worker_info() is None:
+            self.pixels = torch.from_numpy((np.zeros if black else np.empty)(shape, np.uint8))
+        else:
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+            self.pixels = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        self.images = self.pixels.numpy()
 
     def prepare(self, later: Later) -> None:
         """Room for what the device is told, which says "nothing" so far."""
@@ -270,12 +283,13 @@ class _Making:
         """The arrays as tensors; people: those of the batch."""
         given = {name: getattr(self, name) for name in ("matrix", "colour", "holes")}
         tensors = {
-            "images": self.images, "keypoints": self.keypoints.astype(np.float32), "visibility": self.visibility,
+            "keypoints": self.keypoints.astype(np.float32), "visibility": self.visibility,
             "known": self.known, "source": people.source, "index": rows, "epoch": places[:, 0].copy(),
             "image_ids": people.image_ids, "annotation_ids": people.annotation_ids, "crop": self.crop,
             "mirrored": drawn.flip, **{name: array for name, array in given.items() if array is not None},
         }  # fmt: skip
-        return Batch(**{name: torch.from_numpy(array) for name, array in tensors.items()}, fill=self.fill)
+        found = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        return Batch(images=self.pixels, **found, fill=self.fill)
 
 
 # ------------------------------------------------------------------------------------------------------------- loader

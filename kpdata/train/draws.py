@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,28 +133,29 @@ def halves_of(people: People, skeleton: Skeleton, preset: Preset) -> Halves:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The steps after the crop that the device can do: colours first, then holes of one colour."""
+    """The steps after the crop that the device can do: colours first, then holes of one colour a picture."""
 
     colour: Transform | None
     holes: Transform | None
     count: int  # most holes a person
-    fill: tuple[int, int, int]
+    fill: tuple[int, int, int] | Literal["mean"]
 
 
 def for_device(preset: Preset) -> Later:
     """The preset's steps, split for the device. TrainError where it cannot do one of them: say which.
 
-    It can change colours (`ColorJitter`), then fill rectangles with one colour (`CoarseDropout`), each once, perhaps by
-    chance (`Maybe`); nothing else, and beyond the picture is black.
+    It can change colours (`ColorJitter`), then fill rectangles with one colour or the picture's mean (`CoarseDropout`),
+    each once, perhaps by chance (`Maybe`); nothing else, and beyond the picture is black.
     """
     colour: Transform | None = None
     holes: Transform | None = None
-    count, fill = 0, (0, 0, 0)
+    count: int = 0
+    fill: tuple[int, int, int] | Literal["mean"] = (0, 0, 0)
     for step in preset.after:
         inner = step.transform if isinstance(step, Maybe) else step
         if isinstance(inner, ColorJitter) and colour is None and holes is None:
             colour = step
-        elif isinstance(inner, CoarseDropout) and holes is None and isinstance(inner.fill, tuple) and not inner.modal:
+        elif isinstance(inner, CoarseDropout) and holes is None and inner.fill != "noise" and not inner.modal:
             holes, count, fill = step, inner.count[1], inner.fill
         else:
             raise _not_on_device(preset, f"{type(inner).__name__} ({inner})")

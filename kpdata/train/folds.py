@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kpdata import files, schema
 from kpdata.dataset import Dataset
 from kpdata.errors import DestinationExists, EvaluationError, TrainError
-from kpdata.eval.evaluation import Evaluation, evaluate_oks
+from kpdata.eval.evaluation import Evaluation, evaluate, evaluate_oks
 from kpdata.eval.suspects import SCHEMA
 from kpdata.train import distributed, ledger, lint
 from kpdata.train.checkpoint import open_network
@@ -38,7 +38,7 @@ from kpdata.train.loop import BEST, LAST
 from kpdata.train.mixed import Source
 from kpdata.train.setup import NONE, recipe, workers
 from kpdata.train.training import RUN, train
-from kpdata.train.validation import Validator
+from kpdata.train.validation import Validator, under
 
 Log = Callable[[Line], None]
 Ints = NDArray[np.int64]
@@ -66,7 +66,7 @@ class Fold:
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
     """The predictions for one source. images: its folder of pictures, None where they lie in it. path: where the
-    predictions lie. stats: of `evaluate_oks`, empty without sigmas.
+    predictions lie. stats: of `kpdata.evaluate`, by the metric that it chooses; empty where it cannot score them.
 
     suspects: rows of `eval.suspects.SCHEMA` of all skeletons, most suspicious first. Where networks are wrong too often
     to contradict anybody surely, only people whose sides look exchanged, at small scores, and a note says so.
@@ -264,17 +264,10 @@ def _held_out(
     for part in validator.parts:
         ids = crops.people.annotation_ids[part.people]
         owner = int(crops.people.source[part.people[0]])
-        predicted[owner].append(_under(ids, validator.predictions(part, points, scores)))
+        predicted[owner].append(under(ids, validator.predictions(part, points, scores)))
     held = sum(int((part == number).sum()) for part in dealt)
     trained = sum(len(part) for part in dealt) - held
     return Fold(number + 1, path, trained, held, validator.numbers(points, scores)), predicted
-
-
-def _under(ids: Ints, people: Dataset) -> Dataset:
-    """Predictions under the ids of the people whom they are for."""
-    place = people.persons.schema.get_field_index("annotation_id")
-    column = schema.fixed(ids, pa.int64())
-    return replace(people, persons=people.persons.set_column(place, schema.PERSONS.field(place), column))
 
 
 def _part(config: Config, reads: Sequence[lint.Read], number: int, predicted: Sequence[Dataset]) -> OutOfFold:
@@ -287,17 +280,27 @@ def _part(config: Config, reads: Sequence[lint.Read], number: int, predicted: Se
     people = _joined(read.source.dataset, predicted).with_history("out of fold", source=read.source.name)
     path = config.out / (f"{PREDICTIONS}-{number + 1}.kp" if len(reads) > 1 else f"{PREDICTIONS}.kp")
     people.save(path, force=True)
+    stats, unscored = _numbers(read.source.dataset, people)
     try:
         found = evaluate_oks(read.source.dataset, people, metric="oks")
         tables, words = _suspects(found)
     except EvaluationError as problem:  # no sigmas
         nothing = schema.table(SCHEMA, 0, {})
-        return OutOfFold(read.config, read.source.images, path, people, {}, nothing, (f"not scored: {problem}",))
+        notes = (*unscored, f"no label is judged: {problem}")
+        return OutOfFold(read.config, read.source.images, path, people, stats, nothing, notes)
     suspects = pa.concat_tables(tables)
     order = np.argsort(-schema.values(suspects["score"]), kind="stable")[:SUSPECTS]
     ordered = schema.take(suspects, order)
-    notes = (*found.notes, *words)
-    return OutOfFold(read.config, read.source.images, path, people, dict(found.stats), ordered, notes)
+    notes = (*unscored, *found.notes, *words)
+    return OutOfFold(read.config, read.source.images, path, people, stats, ordered, notes)
+
+
+def _numbers(dataset: Dataset, people: Dataset) -> tuple[dict[str, float], tuple[str, ...]]:
+    """What `kpdata eval` says of these predictions; nothing, and why, where it cannot score them."""
+    try:
+        return dict(evaluate(dataset, people).stats), ()
+    except EvaluationError as problem:
+        return {}, (f"not scored: {problem}",)
 
 
 def _suspects(found: Evaluation) -> tuple[list[pa.Table], list[str]]:

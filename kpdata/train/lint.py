@@ -60,12 +60,16 @@ def read_source(config: SourceConfig, skeleton: str | None = None) -> Read:
         raise
     except OSError as problem:
         raise FormatError(config.path, f"cannot be read ({problem.strerror or problem})") from problem
-    images = config.images or _folder(config.path, dataset)
+    images = config.images or picture_folder(config.path, dataset)
     return Read(Source(dataset, images, config.share, str(config.path)), config)
 
 
-def _folder(path: Path, dataset: Dataset) -> Path | None:
-    """Where the pictures of a source are that names no folder for them; None: in the dataset itself."""
+def picture_folder(path: Path, dataset: Dataset) -> Path | None:
+    """Where the pictures of a source are for which nobody names a folder; None: in the dataset itself.
+
+    A folder that the dataset names; `images` beside the source or its folder; the folder of the split (COCO's val2017);
+    the source's own: whichever has the first picture. TrainError lists them where none has.
+    """
     roots = [Path(str(facts["images_root"])) for facts in dataset.datasets.values() if facts.get("images_root")]
     if not roots and dataset.blobs.num_rows:
         return None
@@ -76,6 +80,8 @@ def _folder(path: Path, dataset: Dataset) -> Path | None:
     for folder in candidates:
         if first and (folder / first).is_file():
             return folder
+    if dataset.blobs.num_rows:
+        return None
     tried = ", ".join(str(folder) for folder in dict.fromkeys(candidates))
     raise TrainError(f"{path}: its pictures were not found in {tried}", hint="--images DIR says where they are")
 

@@ -34,7 +34,7 @@ from kpdata.train.targets import Targets, detected_boxes, true_boxes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Nms = Literal["oks", "soft", "none"]
+Nms = Literal["oks", "soft", "soft-order", "none"]
 Missing = Literal["refuse", "skip"]
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 """Passes the items on, of which there are so many: a progress bar."""
@@ -102,7 +102,8 @@ def predict(
 
     images: the folder that file names start from; None: pictures embedded in the dataset. boxes: "truth", the
     dataset's own (`targets.true_boxes`), or a detector's file or dataset (`targets.detected_boxes`), of which those
-    with a score above `box_score_above` count. nms: `oks`, `soft` (lowers scores) or `none`; None: `oks` where the
+    with a score above `box_score_above` count. nms: `oks`, `soft` (lowers scores), `soft-order` (as
+    the official code: scores stay, and order alone decides who of an image is kept) or `none`; None: `oks` where the
     skeleton has sigmas, as published. missing: pictures that are not there, or that cannot be read: `refuse`, or
     `skip` them with their people and say so. unknown_images: boxes in images that the dataset does not list.
 
@@ -304,7 +305,7 @@ def _nms(predictor: Predictor, nms: Nms | None, threshold: float) -> Nms:
     if nms is None:
         return "oks" if bones.sigmas is not None else "none"
     if nms not in get_args(Nms):
-        raise TrainError(f"nms is {nms!r}, expected oks, soft or none")
+        raise TrainError(f"nms is {nms!r}, expected oks, soft, soft-order or none")
     if not 0 < threshold <= 1:
         raise TrainError(f"nms_threshold is {threshold!r}, expected an OKS above 0, at most 1")
     if nms != "none" and bones.sigmas is None:
@@ -317,8 +318,9 @@ def _apart(
 ) -> tuple[Ints, Floats]:
     """Rows that stay, by image, and their scores."""
     sigmas = np.array(predictor.spec.skeleton.sigmas)
-    if job.nms == "soft":
-        return soft_oks_nms(points, scores, areas, sigmas, images=images, threshold=job.threshold)
+    if job.nms in ("soft", "soft-order"):
+        rows, lowered = soft_oks_nms(points, scores, areas, sigmas, images=images, threshold=job.threshold)
+        return rows, lowered if job.nms == "soft" else scores[rows]
     rows = oks_nms(points, scores, areas, sigmas, images=images, threshold=job.threshold)
     return rows, scores[rows]
 

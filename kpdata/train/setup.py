@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from kpdata.train.models import build
 from kpdata.train.packed import Progress
 from kpdata.train.prepare import policy_table
 from kpdata.train.spec import NetworkSpec
+from kpdata.train.weights import Source as Weights
 from kpdata.train.weights import load_weights, read_weights
 
 Say = Callable[[str], None]
@@ -121,13 +123,15 @@ def _once(say: Say) -> Say:
 def recipe(name: str, spec: NetworkSpec, flip: float | None = None) -> Preset:
     """The preset of that name for a network: its size and padding, and the crops that its targets belong with.
 
-    `none` is the plain crop. flip: the chance to mirror, where it is not to be the preset's. SchemaError lists the
+    `none` is the plain crop. flip: the chance to mirror, where it is not to be the preset's. TrainError lists the
     names.
     """
     known = presets.hrnet if name == NONE else presets.PRESETS.get(name)
     if known is None:
-        presets.named(name)  # raises, with the names
-        raise TrainError(f"preset {name!r} is not known")
+        names = (*presets.PRESETS, NONE)
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else ""
+        raise TrainError(f"no preset is named {name!r}, expected one of {', '.join(names)}", hint=hint)
     changes: dict[str, Any] = {"rotation": 0.0, "scale": 0.0, "flip": 0.0, "half_body": 0.0} if name == NONE else {}
     if flip is not None:
         changes["flip"] = flip
@@ -175,7 +179,24 @@ def _network(config: Config, skeleton: Skeleton, say: Say) -> tuple[NetworkSpec,
     spec = spec.changed(colour=source.colour, mean=source.mean, std=source.std)
     report = load_weights(net, source, model=spec.model, skeleton=skeleton)
     say(f"{config.init}: {report}")
+    if differs := _other_targets(source, spec):
+        say(f"{config.init}: {differs}")
     return spec, net
+
+
+def _other_targets(source: Weights, spec: NetworkSpec) -> str:
+    """What the head of a file has learnt to draw, where this training wants something else of it; "" where it does not.
+
+    The targets are the training's: a network of one kind soon learns the other, but what it says before is off by up to
+    a cell, and an evaluation that decodes it as the other loses AP.
+    """
+    had, has = source.codec, spec.codec
+    if not source.num_keypoints or had.target == has.target:
+        return ""
+    return (
+        f"it learnt targets of kind {had.target}, this training draws and decodes {has.target}: its head has that to "
+        f"learn anew; --target {had.target} goes on with its own"
+    )
 
 
 def _crops(config: Config, sources: Sequence[lint.Read], skeleton: Skeleton, preset: Preset, say: Say) -> Crops:

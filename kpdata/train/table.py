@@ -6,18 +6,19 @@ import base64
 import binascii
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kpdata import geometry, schema
+from kpdata import geometry, schema, threads
 from kpdata.augment import kernels
 from kpdata.augment.crops import TopDown
 from kpdata.augment.reading import Pixels, read_image
 from kpdata.augment.trial import MARGIN
-from kpdata.errors import TrainError
+from kpdata.errors import FormatError, TrainError
 from kpdata.skeleton import Skeleton
 from kpdata.train.mixed import Source, onto
 
@@ -84,7 +85,9 @@ def gather(
     people whose source says an area of 0 or less, people without a labelled keypoint, boxes without extent. Nor people
     whose image is not listed, or whose keypoints lie on one spot where there is no box to take.
 
-    missing: what a picture that is not there means: `refuse` (TrainError, which counts and names them) or `skip`.
+    missing: what a picture that is not there means: `refuse` (TrainError, which counts and names them), or `skip`: who
+    stands in it is left out, and so is who stands in one that cannot be read, for which every picture is decoded once,
+    in threads. So the table does not depend on when a picture is met, and an interrupted training goes on exactly.
     TrainError where nobody is left, or a folder is not there.
     """
     parts: list[People] = []
@@ -96,8 +99,13 @@ def gather(
         people, rows, notes_here = _usable(source, skeleton, crop)
         found, absent = _pictures(source, rows)
         notes += [f"{source.name}: {note}" for note in notes_here + _missing(source, absent, missing)]
-        here = ~np.isin(people.image, absent.rows)
-        people = people.take(here)
+        gone = absent.rows
+        if missing == "skip":
+            broken = _unreadable(found, rows, gone)
+            if broken.names:
+                notes.append(f"{source.name}: {_told(broken, 'picture cannot be read', 'pictures cannot be read')}")
+            gone = np.union1d(gone, broken.rows)
+        people = people.take(~np.isin(people.image, gone))
         used, within = np.unique(people.image, return_inverse=True)
         parts.append(replace(people, image=within + len(places), source=np.full(len(people), number)))
         kept = np.isin(rows, used)
@@ -167,7 +175,7 @@ def _crops(source: Source, xy: Floats, visibility: NDArray[np.int8], crop: TopDo
 @dataclass(frozen=True, slots=True, eq=False)
 class _Absent:
     rows: Ints  # of the images table
-    names: list[str]
+    names: list[str]  # or what is wrong with them, by name
 
 
 def _pictures(source: Source, rows: Ints) -> tuple[Pictures, _Absent]:
@@ -188,6 +196,23 @@ def _pictures(source: Source, rows: Ints) -> tuple[Pictures, _Absent]:
         places, there, titles = list(paths), _present(paths), [path or t for path, t in zip(paths, titles, strict=True)]
     gone = np.flatnonzero(~there)
     return Pictures(places, titles, sizes), _Absent(rows[gone], [titles[i] for i in gone.tolist()])
+
+
+def _unreadable(pictures: Pictures, rows: Ints, gone: Ints) -> _Absent:
+    """Which of the pictures of these rows cannot be read, with what is wrong; those that are gone are not tried."""
+    there = np.flatnonzero(~np.isin(rows, gone)).tolist()
+
+    def problem(number: int) -> str:
+        try:
+            pictures.read(number)
+        except FormatError as found:
+            return found.message
+        return ""
+
+    with ThreadPoolExecutor(threads.workers()) as pool:  # decoders let go of the interpreter
+        problems = dict(zip(there, pool.map(problem, there), strict=True))
+    broken = [number for number, why in problems.items() if why]
+    return _Absent(rows[broken], [problems[number] for number in broken])
 
 
 def _present(paths: list[str]) -> Bools:
@@ -215,12 +240,18 @@ def _embedded(source: Source) -> dict[int, bytes]:
     return found
 
 
+def _told(absent: _Absent, one: str, several: str) -> str:
+    """How many pictures are so, and the first by name."""
+    names = absent.names
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{len(names):,} {one if len(names) == 1 else several}: {', '.join(names[:_NAMED])}{more}"
+
+
 def _missing(source: Source, absent: _Absent, missing: Missing) -> list[str]:
     """What to say of pictures that are not there. TrainError where that is not to be."""
     if not absent.names:
         return []
-    more = f" and {len(absent.names) - _NAMED:,} more" if len(absent.names) > _NAMED else ""
-    what = f"{len(absent.names):,} pictures are not there: {', '.join(absent.names[:_NAMED])}{more}"
+    what = _told(absent, "picture is not there", "pictures are not there")
     if missing == "refuse":
         hint = "--missing-images skip trains without them; or is this the folder of another split?"
         raise TrainError(f"{source.name}: {what}", hint=hint)

@@ -3,15 +3,17 @@
     validator = Validator(crops, sources, spec)          # crops without augmentation, of the same sources
     validator(net)                                       # {"AP": 0.71, "AP50": …, "AR": …, "PCK@0.2": …, "loss": …}
 
-The first number decides which network is the best: AP by OKS where every skeleton has sigmas, else PCK@0.2. True boxes
-are kinder than a detector's: pose_resnet_50 has 72.4 AP with the one and 70.4 with the other (HRNet issue 15). `words`
-says all this of the data at hand.
+The first number decides which network is the best. It is that of the protocol which `kpdata eval` chooses for the same
+data: AP by the rules of COCO, CrowdPose, COCO-WholeBody or AI Challenger, PCKh@0.5 for MPII with its head boxes; or
+PCK@0.2, where there is none (no sigmas), or several sources have different ones. True boxes are kinder than a
+detector's: pose_resnet_50 has 72.4 AP with the one and 70.4 with the other (HRNet issue 15). `words` says all this of
+the data at hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ from torch import nn
 from kpdata import schema
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError, TrainError
-from kpdata.eval.evaluation import evaluate_oks
+from kpdata.eval import protocols
+from kpdata.eval.evaluation import evaluate
 from kpdata.eval.points import arrays, groups
 from kpdata.remapping import remap
 from kpdata.skeleton import Skeleton
@@ -42,18 +45,36 @@ Ints = NDArray[np.int64]
 
 PCK = "PCK@0.2"
 THRESHOLD = 0.2  # of the torso: Yang & Ramanan, PAMI 2013
-_SHOWN = ("AP", "AP50", "AP75", "AR")
+_SHOWN = {  # of each protocol: names of the numbers here and there, the one that decides first
+    "oks": {name: name for name in ("AP", "AP50", "AP75", "AR")},
+    "crowdpose": {name: name for name in ("AP", "AP50", "AP75", "AR", "AP(E)", "AP(M)", "AP(H)")},
+    "wholebody": {
+        "AP": "whole_AP", "AP50": "whole_AP50", "AP75": "whole_AP75", "AR": "whole_AR",
+        **{f"{group} AP": f"{group}_AP" for group in ("body", "foot", "face", "lefthand", "righthand")},
+    },
+    "aic": {"AP": "mAP", "AP50": "mAP50", "AP75": "mAP75"},
+    "pckh": {"PCKh@0.5": "PCKh@0.5", "PCKh@0.1": "PCKh@0.1"},
+    "pck": {},
+}  # fmt: skip
+_TITLES = {
+    "oks": "AP by OKS", "crowdpose": "AP by CrowdPose's rules", "wholebody": "AP of the whole body by COCO-WholeBody's "
+    "rules", "aic": "mAP by AI Challenger's rules", "pckh": "PCKh@0.5",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """People of one source and one skeleton. gt: they, and all else in their pictures; people (n,) in the crops'."""
+    """People of one source and one skeleton. gt: they, and all else in their pictures; people (n,) in the crops'.
+
+    metric: of `_SHOWN`, what its numbers mean; "pck" where no protocol can score it.
+    """
 
     name: str
     gt: Dataset
     skeleton: Skeleton
     people: Ints
     rows: Ints  # (n,) of the people in gt
+    metric: str
 
 
 class Validator:
@@ -89,8 +110,9 @@ class Validator:
             crops, batch=batch, workers=min(workers, few - 1), rank=ranks.rank, world=ranks.world,
             pin=self.device.type == "cuda",
         )  # fmt: skip
-        self.parts = _parts(crops, sources)
-        self.by_oks = all(part.skeleton.sigmas is not None for part in self.parts)
+        self.parts = _parts(crops, sources, spec.skeleton)
+        firsts = {next(iter(_SHOWN[part.metric]), PCK) for part in self.parts}
+        self.decides = firsts.pop() if len(firsts) == 1 else PCK  # a mean of AP and PCKh would say nothing
         self._labelled, self._lengths, torsos = self._truth()
         self.words = self._words(flip_test, torsos)
         self._rehearse()
@@ -141,27 +163,28 @@ class Validator:
     def numbers(self, points: Floats, scores: Floats) -> dict[str, float]:
         """AP and PCK of keypoints (N, K, 2) px of the pictures with scores (N, K); of several parts first the means."""
         found = {part.name: self._of_part(part, points, scores) for part in self.parts}
-        names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
-        if self.by_oks:
-            names.remove(PCK)
-            names.append(PCK)
-        else:
-            names = [PCK]  # a mean of AP over some of the parts would say nothing
+        every = [name for name in next(iter(found.values())) if all(name in numbers for numbers in found.values())]
+        names = every if self.decides != PCK else [PCK]  # a mean over some of the parts would say nothing
         means = {name: float(np.mean([numbers[name] for numbers in found.values()])) for name in names}
         if len(found) == 1:
             return means
         return means | {f"{part} {name}": value for part, of in found.items() for name, value in of.items()}
 
     def _of_part(self, part: Part, points: Floats, scores: Floats) -> dict[str, float]:
-        numbers = {}
-        if part.skeleton.sigmas is not None:
-            stats = evaluate_oks(part.gt, self.predictions(part, points, scores), metric="oks").stats
-            numbers = {name: stats[name] for name in _SHOWN}
+        numbers, shown = {}, _SHOWN[part.metric]
+        if shown:
+            stats = self.stats(part, points, scores)
+            numbers = {name: stats[key] for name, key in shown.items()}
         far = arrays.distances(
             self.crops.people.keypoints[part.people], points[part.people], self._labelled[part.people]
         )
         rates, counts = arrays.pck(far, self._lengths[part.people], np.array([THRESHOLD]))
         return {**numbers, PCK: arrays.mean_and_total(rates[0], counts, np.ones(len(counts), bool))[1]}
+
+    def stats(self, part: Part, points: Floats, scores: Floats) -> dict[str, float]:
+        """All numbers of a part's protocol, as `kpdata eval` gives them for the same people."""
+        found = under(self.crops.people.annotation_ids[part.people], self.predictions(part, points, scores))
+        return evaluate(part.gt, found, metric=part.metric).stats
 
     def predictions(self, part: Part, points: Floats, scores: Floats) -> Dataset:
         """The people of a part as predictions on its skeleton, scored by their keypoints: true boxes have no score."""
@@ -199,13 +222,19 @@ class Validator:
 
     def _words(self, flip_test: bool, torsos: int) -> str:
         count = len(self.crops)
-        metric = "AP by OKS" if self.by_oks else f"{PCK} (no sigmas, so no AP)"
+        titles = " and ".join(dict.fromkeys(_TITLES[part.metric] for part in self.parts if part.metric in _TITLES))
+        metric = titles if self.decides != PCK else f"{PCK} ({self._why_pck()})"
         flip = "with the flip test" if self.flip is not None else "without a flip test"
         if flip_test and self.flip is None:
             flip += f" (left and right of {self.spec.skeleton.name!r} are not known)"
         by = [f"the torso for {torsos:,}"] * (torsos > 0)
         by += [f"the diagonal of the box for {count - torsos:,}"] * (count > torsos)
         return f"measured on {count:,} people in their true boxes, {flip}: {metric} decides; {PCK} of {', '.join(by)}"
+
+    def _why_pck(self) -> str:
+        if any(part.skeleton.sigmas is None for part in self.parts):
+            return "no sigmas, so no AP"
+        return "the data's own number" if len(self.parts) == 1 else "the numbers of the sources are of different kinds"
 
     def _rehearse(self) -> None:
         """Scores the truth itself: what cannot be scored is told before the training."""
@@ -216,7 +245,24 @@ class Validator:
             raise TrainError(f"val cannot be scored: {problem.message}", hint=problem.hint) from problem
 
 
-def _parts(crops: Crops, sources: Sequence[Source]) -> list[Part]:
+def under(ids: Ints, people: Dataset) -> Dataset:
+    """Predictions under the annotation ids of the people whom they are for."""
+    place = people.persons.schema.get_field_index("annotation_id")
+    column = schema.fixed(ids, pa.int64())
+    return replace(people, persons=people.persons.set_column(place, schema.PERSONS.field(place), column))
+
+
+def _metric(gt: Dataset, skeleton: Skeleton, network: Skeleton) -> str:
+    """The protocol that `kpdata eval` takes for predictions of this network, if it can score these people."""
+    chosen = protocols.choose(gt, replace(gt, persons=gt.persons.slice(0, 0), skeletons={network.name: network}), None)
+    if chosen == "pckh" and schema.valid(gt.persons["head_bbox"]).any():
+        return "pckh"
+    if chosen == "pck" or skeleton.sigmas is None:
+        return "pck"
+    return chosen if chosen in protocols.OKS_METRICS else "oks"
+
+
+def _parts(crops: Crops, sources: Sequence[Source], network: Skeleton) -> list[Part]:
     """The people by source and skeleton, with their ground truth: all who are in the pictures that are used."""
     people = crops.people
     parts: list[Part] = []
@@ -238,5 +284,7 @@ def _parts(crops: Crops, sources: Sequence[Source]) -> list[Part]:
             label = Path(source.name).stem + (f" {name}" if len(named) > 1 else "")
             label = label if label not in {part.name for part in parts} else f"{label} {number + 1}"
             place = np.searchsorted(kept, people.rows[theirs])
-            parts.append(Part(label, gt, dataset.skeletons[name], theirs, place))
+            bones = dataset.skeletons[name]
+            alone = replace(gt, skeletons={name: bones})
+            parts.append(Part(label, gt, bones, theirs, place, _metric(alone, bones, network)))
     return parts

@@ -394,3 +394,42 @@ def test_torchvision_itself() -> None:
     back = from_torchvision(out, TRIO)
     for name in ("image", "keypoints", "visibility", "bbox"):
         assert np.array_equal(getattr(back, name), getattr(sample(), name))
+
+
+def test_torchvision_pipelines_take_what_we_give() -> None:
+    """torchvision's own resizing moves image and boxes of ours as it says, and what comes back is a Sample again."""
+    pytest.importorskip("torchvision.tv_tensors")
+    from torchvision.transforms import v2
+
+    before = sample()
+    width, height = before.size
+    out = v2.Resize((2 * height, 2 * width))(to_torchvision(before))
+    back = from_torchvision(out, TRIO)
+    assert back.size == (2 * width, 2 * height) and back.bbox is not None and before.bbox is not None
+    np.testing.assert_allclose(back.bbox, 2 * before.bbox, atol=1e-4)
+
+
+def test_hugging_face_itself(tmp_path: Path) -> None:
+    """Through the real library: from its own files of Arrow and PNG, by `set_transform`, rows and batches."""
+    datasets = pytest.importorskip("datasets")
+    pictures = [picture(), picture()[::-1]]
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    columns = {
+        "image": [str(tmp_path / f"{number}.png") for number in range(2)],
+        "keypoints": [[POINTS], [POINTS, POINTS]],
+        "box": [[[8, 3, 10, 20]], [[8, 3, 10, 20]] * 2],
+        "row": [0, 1],
+    }
+    made = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    made.save_to_disk(tmp_path / "saved")
+    loaded = datasets.load_from_disk(str(tmp_path / "saved"))
+
+    loaded.set_transform(HuggingFaceTransform(FLIP, TRIO, bbox="box"))
+
+    assert loaded[0]["keypoints"] == [FLIPPED] and loaded[0]["box"] == [[22, 3, 10, 20]]
+    assert np.array_equal(loaded[1]["image"], pictures[1][:, ::-1])
+    both = loaded[:2]
+    assert both["keypoints"] == [[FLIPPED], [FLIPPED, FLIPPED]]
+    loaded.set_transform(HuggingFaceTransform(RandomAffine(rotation=40), TRIO, index="row", seed=3))
+    assert loaded[1]["keypoints"] == loaded[[0, 1]]["keypoints"][1] != columns["keypoints"][1]

@@ -136,8 +136,8 @@ def test_crop_blobs(
 ) -> None:
     """A dot drawn at a keypoint is under it in the crop, in both conventions: to 0.02 px, 0.05 where nothing turns.
 
-    Along an axis, whole rows get alike weights, and what bilinear weights do to a blob does not average out: exact ones
-    alone move its centroid by up to 0.02 px, and OpenCV rounds places to 1 / 32 px.
+    Along an axis, the recipe's warp rounds whole columns alike to 1 / 32 px of the picture (test_places.py), and what
+    bilinear weights and 8 bits do to a blob does not average out.
     """
     crop = TopDown(
         size, rotation=rotation, rotation_p=1, scale=scale, shift=shift, flip=float(flip), convention=convention

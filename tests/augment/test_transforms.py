@@ -80,19 +80,19 @@ affine_options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, derandomize=True)
 @given(affine_options)
 def test_affine_blobs(options: dict[str, Any]) -> None:
-    """A dot drawn at a keypoint is under it after any affine map: to 0.02 px, 0.05 where rows or columns stay.
+    """A dot drawn at a keypoint in a black picture is under it after any affine map: to 0.02 px, 0.03 where rows stay.
 
-    Along an axis, whole rows get alike weights, and what bilinear weights do to a blob does not average out: exact ones
-    alone move its centroid by up to 0.02 px, and OpenCV rounds places to 1 / 32 px.
+    Whole rows get alike weights then, and neither rounding to 8 bits averages out (test_places.py looks at places
+    alone), nor what bilinear weights do to a blob, which is up to 0.02 px in exact arithmetic.
     """
     transform = t.Affine(**options, size=(150, 150))
     error = blobs.blob_error(transform, sigma=4.0)
     assume(not np.isnan(error))
     linear = np.abs(transform.matrix(blobs.blob_sample(), None)[:2, :2])
-    assert error <= (0.02 if linear.min() > 0.05 else 0.05)
+    assert error <= (0.02 if linear.min() > 0.05 else 0.03)
 
 
 MIRRORS: list[Any] = [t.HorizontalFlip(1.0), t.VerticalFlip(1.0), t.Transpose(1.0)]
@@ -120,7 +120,7 @@ chain = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(chain, st.integers(0, 9))
 def test_chains_of_maps_are_one_warp(members: list[Any], seed: int) -> None:
     """A chain, fused, keeps the dot under its keypoint, as exactly as one map alone does."""
@@ -128,7 +128,9 @@ def test_chains_of_maps_are_one_warp(members: list[Any], seed: int) -> None:
     error = blobs.blob_error(fused, size=(160, 130), seed=seed, sigma=5.0)  # it survives a chain that shrinks
     assume(not np.isnan(error))
     linear = np.abs(fused.matrix(start, fused.draw(start, np.random.default_rng(seed)))[:2, :2])
-    assert error <= (0.02 if linear.min() > 0.05 else 0.05)
+    assert error <= (0.02 if linear.min() > 0.05 else 0.03)
+    places = blobs.place_errors(fused, size=(160, 130), seed=seed, sigma=5.0)
+    assert not len(places) or places.max() <= 0.02
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.6, 0.49, 0.4, 0.3, 0.2])
@@ -141,10 +143,13 @@ def test_shrinking_blobs(factor: float) -> None:
 def test_resize_blobs(size: tuple[int, int]) -> None:
     """Resizing and letterboxing keep the half pixel that others lose (0.25 to 0.5 px).
 
-    0.03 px, not 0.02: along an axis, rounding to 1 / 32 px does not average out.
+    0.02 px; in a black picture of 8 bits 0.03 px, where rounding does not average out.
     """
-    assert blobs.blob_error(t.Resize(size), sigma=6) <= 0.03
-    assert blobs.blob_error(t.Letterbox(size), sigma=6) <= 0.03
+    large = (3 * size[0], 3 * size[1])
+    for kind in (t.Resize, t.Letterbox):
+        assert blobs.blob_error(kind(size), sigma=6) <= 0.03
+        errors = blobs.place_errors(kind(large), size=(480, 360), sigma=12)
+        assert len(errors) == 5 and errors.max() <= 0.02
 
 
 def test_perspective_blobs() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from kpdata.browse.drawings import draw_people
 from kpdata.browse.people import gather
+from kpdata.browse.pictures import Pictures
 from kpdata.errors import BrowseError, DestinationExists
 from kpdata.synth import simulate_predictions, synthesize
 
@@ -50,7 +51,7 @@ def test_without_pictures_and_twice(one, tmp_path):
     """Grey panels and a sentence where pictures are missing; force replaces the folder, but no strangers."""
     gt, _ = one
     (tmp_path / "empty").mkdir()
-    people = replace(gather(gt), images=tmp_path / "empty")
+    people = replace(gather(gt), pictures=Pictures(tmp_path / "empty"))
     count, notes = draw_people(people, tmp_path / "out")
     assert (count, len(list((tmp_path / "out").glob("*.jpg")))) == (1, 1)
     assert notes[0].startswith("1 of 1 people are drawn without their picture, such as ")

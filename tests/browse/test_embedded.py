@@ -165,3 +165,15 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(BrowseError, match="cannot be written") as refused:
         embedded.serve(tmp_path / "file" / "db")
     assert "--database" in refused.value.hint
+
+
+def test_a_dataset_that_is_shown_is_held(tmp_path):
+    """Many may show it, nobody may have it alone meanwhile; afterwards, or when the process has ended, one may."""
+    assert embedded.hold(tmp_path, "one", alone=True)
+    assert embedded.hold(tmp_path, "one") and embedded.hold(tmp_path, "one")
+    assert not embedded.hold(tmp_path, "one", alone=True)
+    assert embedded.hold(tmp_path, "two", alone=True)
+    embedded.let_go(tmp_path, "one")
+    assert not embedded.hold(tmp_path, "one", alone=True)
+    embedded.let_go(tmp_path, "one")
+    assert embedded.hold(tmp_path, "one", alone=True)

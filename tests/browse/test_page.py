@@ -20,6 +20,7 @@ from PIL import Image
 from kpdata import schema, synth
 from kpdata.browse.page import embed, write_page
 from kpdata.browse.people import PEOPLE, View, gather
+from kpdata.browse.pictures import Pictures
 from kpdata.errors import BrowseError, DestinationExists
 
 EVIL = "</script><script>alert(1)</script>"
@@ -194,7 +195,7 @@ def test_a_crop_shows_what_lies_under_the_keypoints(scenes, tmp_path):
 
 def test_pictures_that_are_missing_are_counted(people, tmp_path):
     """The page is written all the same, and one sentence, on it too, says how many and which file was tried."""
-    found = replace(people, images=None)
+    found = replace(people, pictures=Pictures())
     notes = write_page(found, tmp_path / "page.html", images=tmp_path)
     (note,) = notes
     count = people.table.num_rows
@@ -255,7 +256,7 @@ def test_texts_of_the_data_are_no_markup(people, tmp_path):
         people,
         table=table,
         title=EVIL,
-        images=None,
+        pictures=Pictures(),
         notes=(EVIL,),
         stats={EVIL: 0.5},
         views=(View(EVIL, EVIL, np.arange(3)),),
@@ -294,7 +295,7 @@ def test_ids_beyond_a_scripts_numbers_stay_whole(people, tmp_path):
     table = people.table.set_column(
         index, PEOPLE.field("annotation_id"), schema.fixed(ids, PEOPLE.field("annotation_id").type)
     )
-    write_page(replace(people, table=table, images=None), tmp_path / "page.html")
+    write_page(replace(people, table=table, pictures=Pictures()), tmp_path / "page.html")
     data = Page((tmp_path / "page.html").read_text()).data
     assert data["people"]["annotation_id"][0] == "9007199254740993"
 

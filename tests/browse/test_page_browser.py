@@ -11,6 +11,7 @@ import pytest
 from kpdata import schema, synth
 from kpdata.browse.page import write_page
 from kpdata.browse.people import PEOPLE, gather
+from kpdata.browse.pictures import Pictures
 from kpdata.browse.review import apply_review, read_review
 from tests.browse.pages import (
     NAMES,
@@ -407,7 +408,7 @@ def test_markup_in_names_is_shown_as_it_is(chromium, people, tmp_path):
         table = table.set_column(index, PEOPLE.field(name), schema.repeated([EVIL] * table.num_rows))
     skeleton = people.skeletons["coco_17"]
     evil = replace(skeleton, keypoint_names=(EVIL, *NAMES[1:]), flip_pairs=frozenset(), landmarks=())
-    found = replace(people, table=table, title=EVIL, notes=(EVIL,), skeletons={"coco_17": evil}, images=None)
+    found = replace(people, table=table, title=EVIL, notes=(EVIL,), skeletons={"coco_17": evil}, pictures=Pictures())
     write_page(found, tmp_path / "page.html")
     for page in opened(chromium, tmp_path / "page.html"):
         assert page.inner_text("h1") == page.inner_text("#notes li") == EVIL

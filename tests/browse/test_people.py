@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from kpdata import read, schema
-from kpdata.browse.people import PEOPLE, data_key, gather, missing_pictures, narrowed, worst
+from kpdata.browse.people import PEOPLE, data_key, gather, narrowed, worst
+from kpdata.browse.pictures import Pictures, missing_pictures
+from kpdata.browse.scoring import lent
 from kpdata.errors import BrowseError, EvaluationError
 from kpdata.eval import evaluate
+from kpdata.skeleton import Skeleton, load
 from kpdata.synth import simulate_predictions, synthesize, write_images
 
 
@@ -214,11 +217,13 @@ def test_pictures_that_are_not_there(gt, tmp_path):
     """All missing is an error with a path that was tried; some missing a note; file names without folders are found."""
     table = gather(gt).table
     with pytest.raises(BrowseError, match=r"0 of 40 pictures found in .*: tried .*0000\d\d\.jpg"):
-        missing_pictures(table, tmp_path)
+        missing_pictures(table, Pictures(tmp_path))
     with pytest.raises(BrowseError, match="no such folder"):
-        missing_pictures(table, tmp_path / "none")
+        missing_pictures(table, Pictures(tmp_path / "none"))
     write_images(gt.select(images=np.arange(3)), tmp_path)
-    assert missing_pictures(table, tmp_path)[0].startswith(f"3 of 40 pictures found in {tmp_path}: tried {tmp_path}/")
+    assert missing_pictures(table, Pictures(tmp_path))[0].startswith(
+        f"3 of 40 pictures found in {tmp_path}: tried {tmp_path}/"
+    )
 
 
 def test_what_cannot_be_gathered(gt, predictions):
@@ -245,14 +250,47 @@ def test_one_view_alone(gt, people):
 
 
 def test_data_with_a_measure_of_their_own():
-    """MPII is measured by PCKh; its failures are told by OKS with the user's sigmas, and without them in words."""
+    """MPII has no sigmas: failures are told by COCO's of the same points, the numbers are PCKh, and a note says so."""
     gt = synthesize(10, seed=3, skeleton="mpii_16")
     predictions = simulate_predictions(gt, seed=1)[0]
-    with pytest.raises(EvaluationError, match="no official OKS sigmas"):
-        gather(gt, predictions)
-    found = gather(gt, predictions, skeleton=replace(gt.skeleton, sigmas=(0.05,) * 16))
-    assert found.stats["AP"] > 0
-    assert len(found.table) >= len(gt)
+    found = gather(gt, predictions)
+    assert "AP" not in found.stats and found.curves == ()
+    assert found.notes[0].startswith(
+        "'mpii_16' has no official sigmas: people are sorted, and errors named, by OKS with"
+    )
+    assert set(found.table["kind"].to_pylist()) & {"miss", "inversion", "jitter"}
+    own = gather(gt, predictions, skeleton=replace(gt.skeleton, sigmas=(0.05,) * 16))
+    assert len(own.table) >= len(gt)
+    assert not any("official sigmas" in note for note in own.notes)
+
+
+def test_sigmas_of_a_skeleton_without_them():
+    """COCO's where the point of the body is COCO's (cocoeval.py), CrowdPose's of head and neck, else 0.1."""
+    coco = {"wrist": 0.62, "elbow": 0.72, "shoulder": 0.79, "hip": 1.07, "knee": 0.87, "ankle": 0.89}
+    crowdpose = 0.79
+    for name in ("mpii_16", "lsp_14"):
+        bones = lent(load(name))
+        for keypoint, sigma in zip(bones.keypoint_names, bones.sigmas, strict=True):
+            middle = {"pelvis": coco["hip"], "thorax": coco["shoulder"]}.get(keypoint, crowdpose)
+            assert sigma == pytest.approx(coco.get(keypoint.partition("_")[2], middle) / 10, abs=1e-12)
+    assert lent(Skeleton("horse", ("withers", "left_eye"))).sigmas == (0.1, 0.025)
+    assert lent(load("coco_17")) is load("coco_17")
+
+
+def test_the_published_numbers_of_arrays_without_scores(real_data):
+    """MPII's and LSP's arrays are browsed by their order and show the published PCKh 89.09 (HRNet) and PCK 81.5."""
+    cases = (
+        ("mpii/detections_our_format.mat", "mpii/preds/bearpaw-hg_s8_b1.mat", 2958, "PCKh@0.5", 0.8909),
+        ("lsp/lsp-joints-OC.mat", "lsp/pred_keypoints_lsp_oc.mat", 1000, "PCK@0.2", 0.815),
+    )
+    for truth, arrays, count, name, published in cases:
+        gt, predictions = read(real_data / truth), read(real_data / arrays)
+        found = gather(gt, predictions)
+        assert found.stats[name] == pytest.approx(published, abs=5e-5)
+        assert found.key == data_key(gt)
+        ids = found.table["annotation_id"].drop_null().to_pylist()
+        assert len(ids) == len(set(ids)) == count
+        assert "the predictions have no scores: all count as equally sure" in found.notes
 
 
 def test_a_thousand_people():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -315,23 +316,61 @@ def drawn(tmp_path_factory):
     return bad, person, folder / "out", count
 
 
-def _file(folder):
-    (path,) = [path for path in folder.glob("*.json") if path.name != "review.json"]
-    return path
+def _file(folder, person):
+    """The file that has the person."""
+    return next(
+        path
+        for path in sorted(folder.glob("*.json"))
+        if person in [shape["group_id"] for shape in json.loads(path.read_text()).get("shapes", ())]
+    )
+
+
+def _copy(folder, target):
+    shutil.copytree(folder, target)
+    return target
 
 
 def test_suspicious_people_for_labelme(drawn):
-    """One file beside its picture; group ids are annotation ids, and the rectangle says what is wrong."""
-    bad, person, folder, (people, files) = drawn
-    assert files == 1
-    assert people == 1
-    document = json.loads(_file(folder).read_text())
+    """A file beside its picture; group ids are annotation ids, and the rectangle says what is wrong."""
+    bad, person, folder, (_, files) = drawn
+    assert files == len(list(folder.glob("*.json"))) - 1
+    document = json.loads(_file(folder, IDS[person]).read_text())
     assert (folder / document["imagePath"]).is_file()
-    assert {shape["group_id"] for shape in document["shapes"]} == {IDS[person]}
-    points = {shape["label"]: shape["points"][0] for shape in document["shapes"] if shape["shape_type"] == "point"}
+    shapes = [shape for shape in document["shapes"] if shape["group_id"] == IDS[person]]
+    points = {shape["label"]: shape["points"][0] for shape in shapes if shape["shape_type"] == "point"}
     assert points == dict(zip(NAMES, bad.keypoints[person].tolist(), strict=True))
-    (box,) = [shape for shape in document["shapes"] if shape["shape_type"] == "rectangle"]
+    (box,) = [shape for shape in shapes if shape["shape_type"] == "rectangle"]
     assert "exchanged" in box["description"]
+
+
+def test_people_whom_nobody_labelled_in_labelme(drawn, tmp_path):
+    """They are proposed with a flag to set. Left alone or deleted nothing is added; accepted or moved, a person is."""
+    bad, _, folder, (people, _) = drawn
+    documents = {path: json.loads(path.read_text()) for path in folder.glob("*.json") if path.name != "review.json"}
+    boxes = [(path, n, shape) for path, d in documents.items() for n, shape in enumerate(d["shapes"])
+             if shape["shape_type"] == "rectangle" and shape["group_id"] not in IDS]  # fmt: skip
+    found = gather(bad, simulate_predictions(GT, seed=1)[0]).table.to_pylist()
+    lone = {row["detection_id"]: row for row in found if row["annotation_id"] is None and row["suspect"]}
+    assert len(boxes) == len(lone) == people - 1
+    assert all(shape["flags"] == {"accept": False} and shape["description"] for *_, shape in boxes)
+    mine = _copy(folder, tmp_path / "mine")
+    accepted, moved, gone = boxes[0], boxes[1], boxes[2]
+    documents[accepted[0]]["shapes"][accepted[1]]["flags"]["accept"] = True
+    point = next(
+        s for s in documents[moved[0]]["shapes"]
+        if s["group_id"] == moved[2]["group_id"] and s["shape_type"] == "point"
+    )  # fmt: skip
+    point["points"] = [[3.5, 4.5]]
+    documents[gone[0]]["shapes"] = [s for s in documents[gone[0]]["shapes"] if s["group_id"] != gone[2]["group_id"]]
+    for path, document in documents.items():
+        (mine / path.name).write_text(json.dumps(document))
+    said = labelme_out.read_labelme(mine, bad)
+    new, changes = apply_review(bad, said)
+    assert [c for c in changes["change"].to_pylist() if c != "added"] == ["person added", "person added"]
+    proposed = {tuple(np.reshape(row["proposed_keypoints"], (-1, 2))[k])
+                for row in lone.values() for k in range(17)}  # fmt: skip
+    fresh = {tuple(xy) for xy in new.keypoints[len(bad) :][new.visibility[len(bad) :] > 0].tolist()}
+    assert fresh - proposed == {(3.5, 4.5)}
 
 
 def test_untouched_files_say_nothing(drawn):
@@ -343,18 +382,16 @@ def test_untouched_files_say_nothing(drawn):
 def test_corrections_come_back(drawn, tmp_path):
     """Moved, hidden, deleted and added: each comes back as that; a new group is a new person."""
     bad, person, folder, _ = drawn
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    for path in folder.iterdir():
-        (mine / path.name).write_bytes(path.read_bytes())
-    document = json.loads(_file(mine).read_text())
-    shapes = {shape["label"]: shape for shape in document["shapes"]}
+    mine = _copy(folder, tmp_path / "mine")
+    file = _file(mine, IDS[person])
+    document = json.loads(file.read_text())
+    shapes = {shape["label"]: shape for shape in document["shapes"] if shape["group_id"] == IDS[person]}
     shapes["nose"]["points"] = [[7.5, 8.5]]
     hidden = bad.visibility[person, NAMES.index("left_hip")] == 1
     shapes["left_hip"]["flags"] = {} if hidden else {"occluded": True}
     document["shapes"].remove(shapes["left_knee"])
     document["shapes"].append({**copy.deepcopy(shapes["nose"]), "group_id": 77})
-    _file(mine).write_text(json.dumps(document))
+    file.write_text(json.dumps(document))
     new, changes = apply_review(bad, labelme_out.read_labelme(mine, bad))
     fresh = max(IDS) + 1
     expected = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -227,3 +229,86 @@ def test_inputs_are_not_overwritten(run, made, arguments, tmp_path):
     done = run(*arguments, "--draw", tmp_path / "mine", "--force")
     assert (done.code, "holds 'thesis.txt'" in done.err) == (1, True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+# ---------------------------------------------------------------------------------------- LabelMe, arrays, no sigmas
+
+
+COLOUR = (200, 40, 40)
+
+
+@pytest.fixture
+def lamps(tmp_path):
+    """(a folder of LabelMe files of a skeleton that nobody knows, the pictures inside; predictions of it)."""
+    folder, results = tmp_path / "lamps", []
+    folder.mkdir()
+    for number in range(3):
+        buffer = io.BytesIO()
+        Image.new("RGB", (200, 150), COLOUR).save(buffer, "JPEG", quality=95)
+        points = {"tip": (40.0, 30.0), "root": (90.0, 120.0), "hinge": (60.0, 70.0)}
+        shapes = [{"label": "lamp", "points": [[30, 20], [100, 130]], "shape_type": "rectangle"}]
+        shapes += [{"label": name, "points": [list(xy)], "shape_type": "point"} for name, xy in points.items()]
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        document = {"version": "5.4.1", "flags": {}, "imagePath": f"{number}.jpg", "imageData": picture}
+        document |= {"shapes": [{**shape, "group_id": 1, "flags": {}} for shape in shapes]}
+        document |= {"imageWidth": 200, "imageHeight": 150}
+        (folder / f"{number}.json").write_text(json.dumps(document))
+        far = 40 * (number == 1)
+        flat = [value for x, y in points.values() for value in (x + far, y, 1)]
+        results.append({"image_id": number + 1, "category_id": 1, "keypoints": flat, "score": 0.5})
+    (tmp_path / "predictions.json").write_text(json.dumps(results))
+    return folder, tmp_path / "predictions.json"
+
+
+def test_a_skeleton_of_ones_own_with_pictures_inside(run, lamps, tmp_path):
+    """LabelMe's embedded pictures are shown without --images; without sigmas the one far off is the worst, by a rule
+    that is told, and no AP is claimed."""
+    folder, predictions = lamps
+    done = run("browse", predictions, "--gt", folder, "--html", tmp_path / "a.html", "--draw", tmp_path / "d", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert "AP" not in found["stats"] and found["stats"]["PCK@0.2"] == pytest.approx(2 / 3)
+    assert "'lamp_3' has no official sigmas" in found["notes"][0]
+    assert found["views"]["missed"] == found["views"]["false positives"] == 1
+    for drawing in sorted((tmp_path / "d").iterdir()):
+        pixels = np.asarray(Image.open(drawing)).reshape(-1, 3)
+        assert (np.abs(pixels - COLOUR) < 12).all(1).mean() > 0.3
+    alone = run("browse", folder, "--html", tmp_path / "b.html", "--json")
+    assert list(json.loads(alone.out)["views"]) == ["everybody"]  # three of three keypoints are not few
+
+
+def test_pictures_beside_labelme_files(run, lamps, tmp_path):
+    """Files beside the JSON are found without --images."""
+    folder, _ = lamps
+    for number in range(3):
+        document = json.loads((folder / f"{number}.json").read_text())
+        (folder / f"{number}.jpg").write_bytes(base64.b64decode(document["imageData"]))
+        (folder / f"{number}.json").write_text(json.dumps({**document, "imageData": None}))
+    assert run("browse", folder, "--draw", tmp_path / "d").code == 0
+    pixels = np.asarray(Image.open(next((tmp_path / "d").iterdir()))).reshape(-1, 3)
+    assert (np.abs(pixels - COLOUR) < 12).all(1).mean() > 0.3
+
+
+def test_arrays_without_their_ground_truth(run, real_data, tmp_path):
+    """Predictions as bare arrays are predictions: without --gt that is missing, they are not shown as labels."""
+    done = run("browse", real_data / "lsp" / "pred_keypoints_lsp_oc.mat", "--html", tmp_path / "a.html")
+    assert done.code == 1
+    assert "no ground truth to score against" in done.err
+
+
+def test_errors_name_their_own_file_alone(run, made, arguments, tmp_path):
+    """A folder or a review that is wrong is named once, without predictions and ground truth before it."""
+    done = run(*arguments, "--images", tmp_path / "none", "--html", tmp_path / "a.html")
+    assert f"{tmp_path / 'none'}: there is no such folder" in done.err
+    assert "coco.json" not in done.err
+    (tmp_path / "r.json").write_text('{"kpdata_review": 1, "key": "abc", "people": [{"annotation_id": 1}]}')
+    done = run(*arguments, "--pull", tmp_path / "out.kp", "--review", tmp_path / "r.json")
+    assert "the review is of other data" in done.err
+    assert "coco.json" not in done.err
+
+
+def test_a_metric_asked_for_that_the_data_do_not_have(run, arguments, tmp_path):
+    """PCKh by name needs head boxes: an error, while MPII's own default would only be noted."""
+    done = run(*arguments, "--metric", "pckh", "--html", tmp_path / "a.html")
+    assert done.code == 1
+    assert "nobody in the ground truth has a length" in done.err

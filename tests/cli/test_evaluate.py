@@ -378,9 +378,9 @@ def test_wrong_usage(run, made, monkeypatch, tmp_path, given, words):
     (("--metric", "pck", "--mode", "fixed"), "has no option mode"),
     (("--metric", "pck", "--threshold", -1), "expected a number above 0"),
     (("--metric", "pck", "--normalize", "nose:nose"), "to itself is 0"),
-    (("--metric", "pck", "--report", "r.html"), "PCK has no --report"),
+    (("--metric", "pck", "--suspects", "s.parquet"), "PCK has no --suspects"),
+    (("--metric", "pck", "--arrays", "a.npz"), "PCK has no --arrays"),
     (("--metric", "pck", "--calibration"), "PCK has no --calibration"),
-    (("--metric", "aic", "--bootstrap", 5), "--as xtcocotools"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(run, made, monkeypatch, tmp_path, given, words):
     """Exit 1 and a sentence: no option is taken and ignored."""

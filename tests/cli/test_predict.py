@@ -54,6 +54,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_pictures_beside_the_data_are_found(made: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Without --images as `kpdata train` finds them; where there are none, the places that were tried."""
+    plain = ("--device", "cpu", "--no-flip-test")
+    for number, more in enumerate(((), ("--images", made / "images"))):
+        code, _, notes = run(checkpoint, made / "coco.json", *more, "-o", tmp_path / f"{number}.json", *plain)
+        assert code == 0, notes
+    assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+    (tmp_path / "alone.json").write_bytes((made / "coco.json").read_bytes())
+    code, _, notes = run(checkpoint, tmp_path / "alone.json", "-o", tmp_path / "p.json", *plain)
+    assert code == 1
+    assert "its pictures were not found in" in notes and "--images DIR" in notes
+
+
 def test_results_find_their_ground_truth(made: Path, checkpoint: Path, tmp_path: Path) -> None:
     """COCO results equal to the library's predictions, and `kpdata eval` scores them without --gt."""
     out = tmp_path / "deep" / "preds.json"

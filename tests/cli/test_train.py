@@ -92,6 +92,20 @@ def test_images_for_each_source(run, made, tmp_path, one_thread):
     assert [one["images"] for one in config["data"]] == [str(made / "images")] * 2
 
 
+def test_share_and_weight_for_each_source(run, made, tmp_path, one_thread):
+    """In the order of --data, or one for all; another number is wrong usage, and 0 is nobody."""
+    sides = ("--data", made / "coco.json", "--data", made / "people.kp", "--images", made / "images")
+    given = ("--share", 2, "--share", 0.5, "--weight", 0.25)
+    done = run("train", *sides, *given, *TINY, "--max-steps", 1, "-o", tmp_path / "x")
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / "x" / "run.json").read_text())["config"]
+    assert [(one["share"], one["weight"]) for one in config["data"]] == [(2.0, 0.25), (0.5, 0.25)]
+    wrong = run("train", *sides, *["--weight", 1] * 3, *TINY, "-o", tmp_path / "y")
+    assert wrong.code == 2 and "3 x --weight for 2 x --data" in wrong.err
+    none = run("train", *sides, "--share", 0, *TINY, "-o", tmp_path / "y")
+    assert none.code == 1 and "share 0.0, expected a number above 0" in none.err
+
+
 def test_a_dry_run_trains_nothing(run, made, tmp_path, one_thread):
     """A picture, a row a keypoint, and how long it would take."""
     done = run("train", "--data", made / "coco.json", *TINY, "--dry-run", "-o", tmp_path / "run")
@@ -126,6 +140,7 @@ def test_an_overfitting_trial_that_fails_exits_with_1(run, made, tmp_path, one_t
         (("--data", "COCO", "-o", "x", "--size", "192"), 1, "expected WIDTHxHEIGHT"),
         (("--data", "COCO", "-o", "x", "--model", "hrnet_w31"), 1, "did you mean hrnet_w32"),
         (("--data", "COCO", "-o", "x", "--weight-decay", 0.1), 1, "adamw"),
+        (("--data", "COCO", "-o", "x", "--preset", "nine"), 1, "finetune_small, none"),
         (("--data", "COCO", "-o", "x", "--optimizer", "sgd"), 2, "sgd"),
         (("--data", "COCO", "-o", "x", "--config", "gone.toml"), 1, "gone.toml"),
         (("--data", "COCO", "-o", "x", "--resume", "gone"), 1, "no such checkpoint"),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from kpdata import read, schema
+from kpdata.cli._folds import _tell_part
+from kpdata.eval.suspects import SCHEMA
+from kpdata.train.config import SourceConfig
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +66,21 @@ def test_again_trains_nothing_and_says_it_in_words(run, made, out):
 def test_options_that_mean_nothing_together(run, made, tmp_path, more):
     """Wrong usage."""
     assert run("train", "--data", made / "coco.json", "-o", tmp_path / "x", *more).code == 2
+
+
+def test_nobody_has_no_number(capsys, made, tmp_path):
+    """A person without a label has no id: a dash stands there, in JSON null."""
+    folds = pytest.importorskip("kpdata.train.folds", reason="needs kpdata[train]")
+    words = "a person whom nobody labelled"
+    columns = {
+        "kind": schema.strings(["unlabelled_person"]), "image_id": schema.fixed(np.array([7]), pa.int64()),
+        "score": schema.fixed(np.array([0.9]), pa.float64()), "words": schema.strings([words]),
+    }  # fmt: skip
+    suspects = schema.table(SCHEMA, 1, columns)
+    people = read(made / "coco.json")
+    part = folds.OutOfFold(SourceConfig(made / "coco.json"), None, tmp_path, people, {"mAP": 0.5}, suspects, ())
+    _tell_part(part)
+    told = capsys.readouterr().out
+    line = next(line for line in told.splitlines() if words in line)
+    assert line.split()[0] == "–" and "None" not in told
+    assert "out of fold mAP 0.500" in told

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpdata import converters, files
-from kpdata.converters import _json, _scanning, coco, coco_results
+from kpdata.converters import _json, _scanner, _scanning, coco, coco_results
 from kpdata.converters._source import Source
 from kpdata.errors import KpdataError
 from tests.strategies import json_values
@@ -173,7 +173,7 @@ def document(count, seed=0):
 @pytest.mark.parametrize("style", [{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
 def test_many_parts(style, monkeypatch, tmp_path):
     """Parts in two threads, read from the disk by slices, with borders inside of texts: the same as without."""
-    monkeypatch.setattr(_scanning, "_CHUNK", 3000)
+    monkeypatch.setattr(_scanner, "_CHUNK", 3000)
     monkeypatch.setattr(_json, "_WINDOW", 7)
     monkeypatch.setattr(files, "_BY_SLICES", 1000)
     path = tmp_path / "a.json"

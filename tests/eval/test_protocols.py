@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kpdata import converters, schema
 from kpdata.converters import coco, coco_results, crowdpose
 from kpdata.errors import EvaluationError
-from kpdata.eval import evaluate, protocols
+from kpdata.eval import bootstrap, compare, evaluate, protocols
 from kpdata.eval.average_precision import accumulate
 from kpdata.skeleton import Skeleton, load
 
@@ -251,6 +251,36 @@ def test_ai_challenger_in_blocks(maker, seed, block):
         patch.setattr(protocols, "PAIRS_PER_BLOCK", block)
         stats = evaluate(gt, coco_results.decode(copy.deepcopy(found))).stats
     assert stats == pytest.approx(by_loop(truth, found), abs=1e-12)
+
+
+def test_ai_challenger_has_intervals_and_differences(maker):
+    """Shares of resamples are those of the drawn images as images of their own, image by image; two models too."""
+    truth, found = maker["case"]("aic", 1)
+    gt = coco.decode(copy.deepcopy(truth), skeleton="aic_14")
+    sides = [evaluate(gt, coco_results.decode(copy.deepcopy(rows))) for rows in (found, found[::2])]
+    images = sorted(image["id"] for image in truth["images"])
+    names = ("mAP", "mAP50", "mAP75")
+    samples = []
+    for side, rows in zip(sides, (found, found[::2]), strict=True):
+        intervals = side.bootstrap(20, seed=3)
+        assert intervals.names == names and intervals.estimate.tolist() == list(side.stats.values())
+        for weight, numbers in zip(bootstrap.weights(0, 20, len(images), 3), intervals.samples, strict=True):
+            copies = [(image, copy_) for image, times in zip(images, weight, strict=True) for copy_ in range(times)]
+            drawn = {
+                "images": [{"id": at} for at, _ in enumerate(copies)],
+                "annotations": [
+                    {**row, "image_id": at} for at, (image, _) in enumerate(copies)
+                    for row in truth["annotations"] if row["image_id"] == image
+                ],
+            }  # fmt: skip
+            people = [{**row, "image_id": at} for at, (image, _) in enumerate(copies)
+                      for row in rows if row["image_id"] == image]  # fmt: skip
+            assert numbers.tolist() == pytest.approx([by_loop(drawn, people)[name] for name in names], abs=1e-12)
+        samples.append(intervals.samples)
+    compared = compare(*sides, n=20, seed=3)
+    assert compared.names == names and ": mAP −4" in compared.verdict()
+    assert compared.numbers.low.tolist() == np.percentile(samples[1] - samples[0], 2.5, axis=0).tolist()
+    assert any("slices are compared by COCO's AP" in note for note in compared.notes)
 
 
 def test_ai_challenger_has_no_engine_options(maker):

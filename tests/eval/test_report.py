@@ -191,7 +191,7 @@ def test_what_is_not_given_is_left_out(full):
         part = ReportData(stats={}, **{name: getattr(full, name)}, skeletons={"coco_17": full.parts[0].skeleton})
         Page(render(part))
     for field in fields(PartReport):
-        if field.name not in ("skeleton", "places", "keypoint_ap"):
+        if field.name not in ("skeleton", "places", "keypoint_ap", "made"):
             part = PartReport(full.parts[0].skeleton, **{field.name: getattr(full.parts[0], field.name)})
             assert len([i for i in Page(render(ReportData(stats={}, parts=[part]))).ids if i != "people"]) == 1
     assert Page(render(ReportData(stats={"AP": 0.5}))).ids == ["numbers", "stat-AP"]
@@ -357,7 +357,7 @@ def test_a_limit_keeps_the_worst_of_each_kind(full):
     """As many cards as were asked for, and the filter counts them beside all there are."""
     page = Page(render(full, limit=5))
     assert page.count("article", "card") == 5
-    assert f"5 of {full.failures.num_rows} people and detections" in page.words["people"]
+    assert f"5 of {full.failures.num_rows} people and predictions" in page.words["people"]
 
 
 def test_a_thousand_people_stay_small(pictures):
@@ -422,10 +422,10 @@ def test_a_line_is_where_its_numbers_are():
     """The corners of the axes are the ends of the ranges; a NaN breaks the line; long lines keep their ends."""
     line = figures.Line("x", np.array([0, 0.5, np.nan, 1]), np.array([0, 1, 0.5, 0.5]))
     path = re.search(r'class="line s0" d="([^"]+)"', figures.chart([line], "a", "b")).group(1)
-    assert path == "M44.0 250.0L226.0 10.0M408.0 130.0"
+    assert path == "M52.0 244.0L230.0 10.0M408.0 127.0"
     x = np.linspace(0, 1, 5000)
     long = re.search(r'class="line s0" d="([^"]+)"', figures.chart([figures.Line("x", x, x)], "a", "b")).group(1)
-    assert long.startswith("M44.0 250.0")
+    assert long.startswith("M52.0 244.0")
     assert long.endswith("L408.0 10.0")
     assert long.count("L") < 300
 

@@ -153,10 +153,11 @@ def test_colours_and_holes_for_the_device(photos, raw):
         assert np.abs(image.astype(int) - expected).max() <= 1
 
 
-def test_both_ways_reach_the_network_alike(photos, tmp_path):
+@pytest.mark.parametrize("fill", [(9, 8, 7), "mean"])
+def test_both_ways_reach_the_network_alike(photos, tmp_path, fill):
     """After `prepare` images differ by the rounding of warps alone, targets and weights not at all."""
     dataset, folder = photos
-    made = replace(hrnet((64, 96)), after=(ColorJitter(0.3, 0.3, 0.3, 10.0), CoarseDropout((1, 3), fill=(9, 8, 7))))
+    made = replace(hrnet((64, 96)), after=(ColorJitter(0.3, 0.3, 0.3, 10.0), CoarseDropout((1, 3), fill=fill)))
     crops = Crops([Source(dataset, folder)], dataset.skeleton, made, seed=2)
     pack = crops.pack_into(tmp_path / "pack", quality=None)
     spec = NetworkSpec("hrnet_tiny", dataset.skeleton, HeatmapCodec((64, 96)), mean=(0.0, 0.0, 0.0), std=(1.0,) * 3)
@@ -166,7 +167,19 @@ def test_both_ways_reach_the_network_alike(photos, tmp_path):
     assert difference.mean() < 0.6 and (difference > 8).float().mean() < 2e-3
 
 
-@pytest.mark.parametrize(("preset", "step"), [(occlusion_heavy, "KeypointCutout"), (finetune_small, "CoarseDropout")])
+def test_holes_of_the_mean_are_left_to_the_device(photos, tmp_path):
+    """`finetune_small` fills its holes with each picture's mean colour: the device does that too."""
+    crops = Crops([Source(*photos)], photos[0].skeleton, finetune_small(SIZE))
+    batch = everybody(crops.packed(crops.pack_into(tmp_path / "pack"), warp="device"))
+    assert batch.fill == "mean" and batch.holes is not None and batch.colour is not None
+
+
+def noisy(size):
+    """Holes full of noise, of which the device has none."""
+    return replace(hrnet(size), after=(CoarseDropout((1, 3), fill="noise"),))
+
+
+@pytest.mark.parametrize(("preset", "step"), [(occlusion_heavy, "KeypointCutout"), (noisy, "CoarseDropout")])
 def test_steps_that_the_device_cannot_do(photos, tmp_path, preset, step):
     """They are named; on the CPU the same pack does."""
     crops = Crops([Source(*photos)], photos[0].skeleton, preset(SIZE))

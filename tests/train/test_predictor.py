@@ -261,14 +261,18 @@ def test_a_detectors_boxes_are_scored_by_box_and_keypoints(
 def test_boxes_that_say_the_same_twice_give_one_person(
     scene: tuple[Dataset, Path], predictor: Predictor, tmp_path: Path
 ) -> None:
-    """A second box half a px off, with a lower score, is dropped by `oks`, and kept by `none`; `soft` lowers it."""
+    """A second box half a px off, with a lower score, is dropped by `oks`, and kept by `none`; `soft` lowers it;
+    `soft-order` has the people of `soft` in their order under the scores that they had (the official code's)."""
     dataset, folder = scene
     boxes, count = schema.matrix(dataset.persons["bbox"], 4), len(dataset)
     twice = dataset.select()
     twice = replace(twice, persons=pa.concat_tables([dataset.persons, dataset.persons]))
     scores = np.concatenate([np.linspace(0.8, 0.9, count), np.linspace(0.3, 0.4, count)])
     file = results(tmp_path / "boxes.json", twice, np.concatenate([boxes, boxes]), scores)
-    made = {nms: predict(predictor, dataset, folder, boxes=file, nms=nms).people for nms in ("oks", "soft", "none")}
+    made = {
+        nms: predict(predictor, dataset, folder, boxes=file, nms=nms).people
+        for nms in ("oks", "soft", "soft-order", "none")
+    }
     everybody = made["none"]
     assert len(everybody) == 2 * count
     sides = np.maximum(boxes[:, 2], boxes[:, 3] * 64 / 96) * 1.25
@@ -285,6 +289,8 @@ def test_boxes_that_say_the_same_twice_give_one_person(
     before, after = (np.sort(schema.values(made[nms].persons["score"])) for nms in ("none", "soft"))
     assert (after <= before).all()
     assert after.sum() < before.sum()
+    assert np.array_equal(made["soft-order"].keypoints, made["soft"].keypoints)
+    assert np.array_equal(np.sort(schema.values(made["soft-order"].persons["score"])), before)
 
 
 def test_missing_and_broken_pictures_are_refused_or_skipped(

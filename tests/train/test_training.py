@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_a_folder_that_is_no_training_is_not_cleared(people, tmp_path):
     [
         ({"model": "hrnet_w23"}, "did you mean hrnet_w32"),
         ({"size": (60, 64)}, "sides that 32 divides"),
-        ({"preset": "hrnt"}, "no preset is named 'hrnt'"),
+        ({"preset": "hrnt"}, r"no preset is named 'hrnt', expected one of hrnet, .*, none"),
         ({"device": "tpu9"}, "device 'tpu9'"),
         ({"init": Path("gone.pth")}, r"gone\.pth"),
         ({"resume": Path("gone.pt")}, "no such checkpoint"),
@@ -178,12 +179,58 @@ def test_missing_pictures_are_refused_or_skipped(people, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     source = (SourceConfig(people, folder),)
     refused = replace(config(people, tmp_path / "run"), data=source)
-    with pytest.raises(TrainError, match="1 pictures are not there"):
+    with pytest.raises(TrainError, match="1 picture is not there"):
         set_up(refused, say=lambda text: None)
     said: list[str] = []
     setup = set_up(replace(refused, missing_images="skip"), say=said.append)
     assert len(setup.crops) == 11
-    assert any("1 pictures are not there" in text for text in said)
+    assert any("1 picture is not there" in text for text in said)
+
+
+def broken(people: Path, folder: Path) -> SourceConfig:
+    """The same data with one picture cut in half and one that is no picture."""
+    shutil.copytree(people.parent / "images", folder)
+    cut, text, *_ = sorted(folder.iterdir())
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    text.write_text("not a picture")
+    return SourceConfig(people, folder)
+
+
+def test_broken_pictures_are_skipped_counted_and_named(people, tmp_path):
+    """Who stands in them is neither learnt from nor measured; resumed in the middle it equals the uninterrupted."""
+    source = broken(people, tmp_path / "images")
+    names = sorted(path.name for path in source.images.iterdir())[:2]
+    skip = replace(config(people, tmp_path / "whole"), data=(source,), val=(source,), missing_images="skip", batch=3)
+    said: list[str] = []
+    train(skip, log=lambda line: said.append(line.get("text", "")))
+    told = [text for text in said if "2 pictures cannot be read" in text]
+    assert len(told) == 1 and all(name in told[0] for name in names)
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert record["people"] == record["people_measured"] == 10
+    stopped = replace(skip, out=tmp_path / "run", max_steps=4)
+    train(stopped)
+    train(replace(stopped, max_steps=None, resume=tmp_path / "run"))
+    one, other = (load_checkpoint(tmp_path / name / "last.pt").weights for name in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_broken_picture_is_refused_with_its_name(people, tmp_path):
+    """Without `skip` the training ends at it, and says which it is."""
+    source = broken(people, tmp_path / "images")
+    first = sorted(source.images.iterdir())[0].name
+    with pytest.raises(TrainError, match=r"\.png|\.jpg") as told:
+        train(replace(config(people, tmp_path / "run", batch=12), data=(source,), val=()))
+    assert first in told.value.message or sorted(source.images.iterdir())[1].name in told.value.message
+
+
+def test_weights_of_other_targets_are_told(done, people, tmp_path):
+    """The head of `init` draws what its own training drew: another `target` is said, the same is not."""
+    said: list[str] = []
+    values = {"init": done / "best.pt"}
+    set_up(config(people, tmp_path / "run", **values), say=said.append)
+    assert not any("targets of kind" in text for text in said)
+    set_up(config(people, tmp_path / "run", target="udp", **values), say=said.append)
+    assert any("learnt targets of kind gaussian" in text and "--target gaussian" in text for text in said)
 
 
 def test_a_batch_of_more_people_than_there_are(people, tmp_path):

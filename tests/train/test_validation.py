@@ -19,11 +19,12 @@ from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 from torch import nn  # noqa: E402
 
-from kpdata import converters, synthesize  # noqa: E402
+from kpdata import converters, evaluate, read, schema, synthesize  # noqa: E402
 from kpdata.augment.presets import hrnet  # noqa: E402
 from kpdata.codec import HeatmapCodec, flip_heatmaps  # noqa: E402
 from kpdata.dataset import Dataset  # noqa: E402
 from kpdata.errors import TrainError  # noqa: E402
+from kpdata.eval.evaluation import Evaluation  # noqa: E402
 from kpdata.skeleton import Skeleton, load  # noqa: E402
 from kpdata.synth import write_images  # noqa: E402
 from kpdata.train.data import Crops, Source  # noqa: E402
@@ -181,6 +182,64 @@ def test_sources_of_two_skeletons_have_numbers_of_their_own(tmp_path: Path) -> N
     assert found.skeleton == load("mpii_16")
     assert "no sigmas, so no AP" in validator.words
     assert len(spec.skeleton) > 17
+
+
+def moved(validator: Validator, seed: int = 0) -> tuple[Any, Any]:
+    """Keypoints some px off, and scores."""
+    truth, rng = validator.crops.people.keypoints, np.random.default_rng(seed)
+    return np.nan_to_num(truth) + rng.normal(0, 2, truth.shape), rng.uniform(0.3, 1, truth.shape[:2])
+
+
+def test_mpii_is_measured_in_heads(tmp_path: Path) -> None:
+    """PCKh@0.5 decides where there are head boxes: within half of 0.6 of the head box's diagonal, and neither pelvis
+    nor thorax counts (HRNet's `lib/dataset/mpii.py`)."""
+    dataset = synthesize(5, seed=3, skeleton="mpii_16", size=(160, 120), people=(1, 3))
+    write_images(dataset, tmp_path)
+    validator, spec = make([Source(dataset, tmp_path)], dataset.skeleton)
+    points, scores = moved(validator)
+    people, names = validator.crops.people, spec.skeleton.keypoint_names
+    heads = schema.matrix(dataset.persons["head_bbox"], 4)[people.rows]
+    right = total = 0
+    for i in range(len(people)):
+        for k, name in enumerate(names):
+            if people.visibility[i, k] and name not in ("pelvis", "thorax"):
+                total += 1
+                far = np.linalg.norm(points[i, k] - people.keypoints[i, k])
+                right += float(far) <= 0.5 * 0.6 * float(np.hypot(*heads[i, 2:]))
+    numbers = validator.numbers(points, scores)
+    assert 0.2 < right / total < 0.98
+    assert next(iter(numbers)) == "PCKh@0.5" and numbers["PCKh@0.5"] == pytest.approx(right / total)
+    assert "PCKh@0.5 decides" in validator.words
+
+
+@pytest.mark.parametrize(("name", "metric", "first"), [("crowdpose_14", "crowdpose", "AP"), ("aic_14", "aic", "mAP")])
+def test_the_protocol_is_that_of_eval(tmp_path: Path, name: str, metric: str, first: str) -> None:
+    """CrowdPose and AI Challenger have areas and numbers of their own: what `kpdata eval` finds in the written files is
+    what the training goes by, and plain OKS would be another number."""
+    dataset = synthesize(5, seed=3, skeleton=name, size=(160, 120), people=(1, 3))
+    place = dataset.images.schema.get_field_index("crowd_index")
+    crowded = schema.fixed(np.linspace(0, 0.9, 5), schema.IMAGES.field(place).type)
+    # an area that plain OKS takes, and these do not
+    area = schema.fixed(
+        0.3 * schema.matrix(dataset.persons["bbox"], 4)[:, 2:].prod(1), schema.PERSONS.field("area").type
+    )
+    at = dataset.persons.schema.get_field_index("area")
+    dataset = replace(
+        dataset, images=dataset.images.set_column(place, schema.IMAGES.field(place), crowded),
+        persons=dataset.persons.set_column(at, schema.PERSONS.field(at), area),
+    )  # fmt: skip
+    write_images(dataset, tmp_path)
+    validator, _ = make([Source(dataset, tmp_path)], dataset.skeleton)
+    points, scores = moved(validator)
+    numbers = validator.numbers(points, scores)
+    dataset.save(tmp_path / "gt.kp")
+    validator.predictions(validator.parts[0], points, scores).save(tmp_path / "predictions.kp")
+    found = evaluate(read(tmp_path / "gt.kp"), read(tmp_path / "predictions.kp"))
+    assert isinstance(found, Evaluation) and found.metric == metric
+    assert numbers["AP"] == found.stats[first]
+    assert numbers.get("AP(H)") == found.stats.get("AP(H)")
+    plain = evaluate(read(tmp_path / "gt.kp"), read(tmp_path / "predictions.kp"), metric="oks")
+    assert numbers["AP"] != plain.stats["AP"]
 
 
 def test_what_cannot_be_measured_is_told_at_once(scene: tuple[Dataset, Path]) -> None:

@@ -44,17 +44,23 @@ class Keypoints:
 
     def on_load(self, ctx: Any) -> None:
         """The panel is opened."""
-        ctx.panel.state.keypoint = _ALL
+        _keep(ctx, keypoint=_ALL)
         _draw(ctx)
 
     def on_change_dataset(self, ctx: Any) -> None:
         """Another dataset is shown."""
-        ctx.panel.state.keypoint = _ALL
+        _keep(ctx, keypoint=_ALL)
         _draw(ctx)
 
     def on_change_view(self, ctx: Any) -> None:
-        """Other people are shown; those of a bar that was clicked are still the panel's."""
-        if _figures(ctx) and _identity(_base(ctx)) != ctx.panel.state.base:
+        """Other people are shown; those of a bar that was clicked are still the panel's.
+
+        A filter of the sidebar becomes a stage of the view: when a panel draws anew, the App stores its layout, loads
+        the page again, and forgets the filters of the sidebar.
+        """
+        if _figures(ctx) and ctx.request_params.get("filters"):
+            ctx.ops.set_view(_present(ctx))
+        elif _figures(ctx) and _identity(_base(ctx)) != ctx.panel.state.base:
             _draw(ctx)
 
     def on_kind(self, ctx: Any) -> None:
@@ -93,7 +99,7 @@ class Keypoints:
 
     def on_keypoint(self, ctx: Any) -> None:
         """Another keypoint is chosen for the histogram."""
-        ctx.panel.state.keypoint = _chosen(_figures(ctx), ctx.params.get("value"))
+        _keep(ctx, keypoint=_chosen(_figures(ctx), ctx.params.get("value")))
         _draw(ctx)
 
     def on_model(self, ctx: Any) -> None:
@@ -104,7 +110,7 @@ class Keypoints:
 
     def on_everybody(self, ctx: Any) -> None:
         """All people again."""
-        ctx.panel.state.keypoint = _ALL
+        _keep(ctx, keypoint=_ALL)
         _draw(ctx, ctx.dataset.view())
         ctx.ops.clear_view()
 
@@ -158,12 +164,28 @@ def _figures(ctx: Any) -> dict[str, Any]:
     return found
 
 
+def _keep(ctx: Any, **facts: Any) -> None:
+    """Facts for the events to come."""
+    for name, value in facts.items():
+        setattr(ctx.panel.state, name, value)
+
+
 def _base(ctx: Any) -> Any:
-    """The view that the reviewer has chosen, filters of the sidebar among it: without the bar that was clicked last."""
+    """The view that the reviewer has chosen, without the bar that was clicked last."""
     view = ctx.dataset.view()
-    for stage in itertools.takewhile(lambda stage: not str(stage._uuid).startswith(_BAR), ctx.view._stages):
-        view = view.add_stage(stage)
+    for stage in _present(ctx)._stages:
+        if not str(stage._uuid).startswith(_BAR):
+            view = view.add_stage(stage)
     return view
+
+
+def _present(ctx: Any) -> Any:
+    """What the grid shows: FiftyOne itself leaves out the sidebar's filters where a saved view is open."""
+    asked = ctx.request_params
+    filters = asked.get("filters")
+    if not asked.get("view_name") or not filters:
+        return ctx.view
+    return _module("server.view").get_view(ctx.dataset, stages=ctx.view._serialize(), filters=filters)
 
 
 def _identity(view: Any) -> str:
@@ -210,7 +232,7 @@ def _draw(ctx: Any, view: Any = None) -> None:
     base = _base(ctx) if view is None else view
     figures = _of_view(base, figures)
     panel = ctx.panel
-    panel.state.base, panel.state.people = _identity(base), figures["people"]
+    _keep(ctx, base=_identity(base), people=figures["people"])
     names = [_label(figures, entry["field"]) for entry in figures["keypoints"]]
     _draw_bars(panel, figures, names)
     edges = figures["histogram"]["edges"]
@@ -244,7 +266,7 @@ def _draw_bars(panel: Any, figures: dict[str, Any], names: list[str]) -> None:
 
 
 def _choose(ctx: Any, field: str, *stages: Any) -> None:
-    ctx.panel.state.keypoint = field
+    _keep(ctx, keypoint=field)
     _draw(ctx)
     _show(ctx, *stages)
 

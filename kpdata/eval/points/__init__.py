@@ -8,9 +8,11 @@ too many. `arrays` has the same metrics for plain arrays.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,10 @@ from kpdata.eval.points.people import Points, pair_people
 from kpdata.eval.points.words import sentences
 from kpdata.eval.prepare import UnknownImages
 from kpdata.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from kpdata.eval.bootstrap import Intervals
+    from kpdata.eval.points.why import Why
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class PointsEvaluation:
     rows: the same columns for every one of the numbers, by its name.
     facts: `skeleton`, `variant`, `normalizer` (`name` and `words`; None where the metric has none), `comparison`,
     `thresholds`, `left_out` (keypoints in no mean), `pairing` (how predictions were found), `counts`.
-    points: who was paired with what, as arrays. measured: every person's part in every number, as arrays.
+    points: who was paired with what, as arrays. measured: every person's part in every number, as arrays. length: what
+    distances are divided by, None for PCP and EPE.
     notes: a sentence for each thing that changes what the numbers mean.
     """
 
@@ -54,6 +61,7 @@ class PointsEvaluation:
     points: Points
     measured: Measured
     notes: tuple[str, ...] = ()
+    length: Length | None = None
 
     def per_keypoint(self) -> pa.Table:
         """A row a keypoint (of PCP: a limb): `keypoint` or `limb`, `labelled` and `missing` people, `in_mean`, and a
@@ -61,10 +69,99 @@ class PointsEvaluation:
         return self.table
 
     def plot_keypoints(self, path: Path | str, *, force: bool = False) -> None:
-        """Write a picture of `per_keypoint`, .png, .pdf, .svg … (`report.figures.plot_points`)."""
+        """Write a picture of `per_keypoint` and `distances`, .png, .pdf, .svg … (`report.figures.plot_points`)."""
         from kpdata.eval.report.figures import plot_points
 
-        plot_points(self.table, Path(path), metric=self.metric, force=force)
+        far = None if self.metric == "PCP" else self.distances()  # limbs are no keypoints
+        plot_points(self.table, Path(path), metric=self.metric, far=far, force=force)
+
+    # ----------------------------------------------------------------------------------------------------------- why
+
+    @cached_property
+    def why(self) -> Why:
+        """The arrays that all analyses share: kinds of error, distances, and what counts as right (`why.Why`)."""
+        from kpdata.eval.points.why import explain
+
+        return explain(self.points, self.measured, self.length)
+
+    def distances(self) -> pa.Table:
+        """A row a keypoint (and "all") and visibility: median and 90th percentile of the error in pixels, in lengths,
+        in √area and in sigma units, PCK of √area, bias (`why.distances`, `keypoints.per_keypoint`)."""
+        from kpdata.eval.points.why import distances
+
+        return distances(self.why)
+
+    def errors(self) -> pa.Table:
+        """Good, jitter, inversion, swap, miss of the keypoints of people with a prediction (`errors.count_errors`)."""
+        from kpdata.eval.errors import count_errors
+
+        return count_errors(self.why.part, self.why.pairing, self.why.errors)
+
+    def opportunity(self) -> pa.Table:
+        """What putting each kind of error in its place would add (`why.opportunity`); EvaluationError for PCP."""
+        from kpdata.eval.points.why import opportunity
+
+        return opportunity(self.points, self.measured, self.why)
+
+    def helps(self, top: int = 3) -> list[str]:
+        """The corrections that would help the first number most, in plain words; none of PCP."""
+        from kpdata.eval.points.why import helps
+
+        return [] if self.metric == "PCP" else helps(self.opportunity(), self.measured, self.why, top)
+
+    @property
+    def matches(self) -> pa.Table:
+        """A row a person and a row a prediction, with error and class per keypoint (`why.matches`)."""
+        from kpdata.eval.points.why import matches
+
+        return matches(self.points, self.why)
+
+    def failures(self) -> pa.Table:
+        """A row a person that counts, or prediction of nobody, worst first (`why.failures`)."""
+        from kpdata.eval.points.why import failures
+
+        return failures(self.points, self.why)
+
+    def slices(
+        self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
+    ) -> pa.Table:
+        """The first number and the errors of kinds of people, worst first (`resampling.slices`); `by` as in
+        `kpdata.eval.slices.slices`, with `n` resamples for intervals."""
+        from kpdata.eval.points.resampling import LESS, slices
+        from kpdata.eval.slices import slicings
+
+        kinds, less = slicings(self.why.part, self.points.gt, by), self.metric in LESS
+        return slices(self.points, self.measured, kinds, self.why.far, less, n=n, seed=seed, level=level)
+
+    def bootstrap(self, n: int = 1000, *, seed: int = 0, level: float = 0.95) -> Intervals:
+        """Percentile intervals of all of `stats` over resampled images (`resampling.intervals`)."""
+        from kpdata.eval.points.resampling import intervals
+
+        found = intervals(self.points, self.measured, n, seed, level)
+        # The score's own last bits, which sums over images need not have.
+        return replace(found, estimate=np.array([self.stats[name] for name in found.names]))
+
+    def to_html(
+        self,
+        path: Path | str,
+        *,
+        images: Path | str | None = None,
+        intervals: Intervals | None = None,
+        subtitle: str = "",
+        by: str | Sequence[str] | None = None,
+        n: int = 0,
+        seed: int = 0,
+        limit: int = 50,
+        force: bool = False,
+    ) -> list[str]:
+        """Write the report: one self-contained page (`report.report`). Arguments as of `Evaluation.to_html`."""
+        from kpdata.eval.report import report
+        from kpdata.eval.report.points import from_points
+
+        data = from_points(self, intervals=intervals, subtitle=subtitle, slices=self.slices(by, n=n, seed=seed))
+        return report(data, path, images=images, limit=limit, force=force)
+
+    # ------------------------------------------------------------------------------------------------------- as text
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`, numbers at full precision; None for NaN."""
@@ -138,7 +235,7 @@ def evaluate_points(
     notes += sentences(points, measured, length, metric, chosen, facts["counts"])
     title = METRICS[metric].title
     return PointsEvaluation(
-        title, _stats(measured, rows), rows, _table(measured), facts, points, measured, tuple(notes)
+        title, _stats(measured, rows), rows, _table(measured), facts, points, measured, tuple(notes), length
     )
 
 

@@ -1,12 +1,12 @@
 """Is one model of single people better than another? Means over people, both on the same resamples of the images.
 
-The paired bootstrap of `kpdata.eval.comparison`. PCKh, PCK, PCP, AUC, EPE and NME of a keypoint are means over people,
-so that a resample is a weight an image; means over keypoints are made of these as in the score. Medians are not
-compared. All differences are B minus A: above 0 B is better, of EPE and NME below 0.
+The paired bootstrap of `kpdata.eval.comparison`, with the resamples of `points.resampling`. All differences are B minus
+A: above 0 B is better, of EPE and NME (and of `missing`) below 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ import pyarrow as pa
 from kpdata import schema
 from kpdata.errors import EvaluationError
 from kpdata.eval import bootstrap
-from kpdata.eval.comparison import KEYPOINTS, Differences, as_columns, clear, differences, points, verdict
-from kpdata.eval.oks import Bools, Floats, Ints
+from kpdata.eval.comparison import KEYPOINTS, SLICES, Differences, as_columns, clear, differences, points, verdict
 from kpdata.eval.points import PointsEvaluation
+from kpdata.eval.points.resampling import LESS, Resampler
+from kpdata.eval.slices import Slicing, slicings
 
 PEOPLE = pa.schema(
     [
@@ -32,7 +33,6 @@ PEOPLE = pa.schema(
         ("change", pa.float64()),
     ]
 )
-_LESS = ("EPE", "NME")  # metrics of which less is better
 _CHANGED = {"EPE": 1.0, "NME": 0.01}  # px, lengths; of shares 0.05: less does not count as better or worse
 
 
@@ -40,8 +40,9 @@ _CHANGED = {"EPE": 1.0, "NME": 0.01}  # px, lengths; of shares 0.05: less does n
 class PointsComparison:
     """Two sets of predictions for the same single people, by one metric.
 
-    names, numbers: every number that is a mean, by the names of `PointsEvaluation.stats` without medians; shares, EPE
-    in pixels. keypoints: table of `comparison.KEYPOINTS`, the metric's first number of each keypoint (or limb). people:
+    names, numbers: every number, by the names of `PointsEvaluation.stats`; shares, EPE in pixels. keypoints: table of
+    `comparison.KEYPOINTS`, the metric's first number of each keypoint (or limb). slices: table of `comparison.SLICES`,
+    that number of kinds of people, those that B lost most first. people:
     table of `PEOPLE`: everybody with a measured keypoint, those that B lost most first: mean of the first number over
     their `measured` keypoints in A and in B, null where nothing was predicted (EPE, NME), and whether they have a
     prediction at all. p-values are each of one test.
@@ -51,6 +52,7 @@ class PointsComparison:
     names: tuple[str, ...]
     numbers: Differences
     keypoints: pa.Table
+    slices: pa.Table
     people: pa.Table
     images: int
     resamples: int
@@ -64,7 +66,7 @@ class PointsComparison:
             return f"no {self.names[0]} to compare: nothing was measured in both"
         return verdict(
             self.names[0], self.numbers, self.resamples, self.images, self.level, shown=self.shown,
-            less_is_better=self.metric in _LESS,
+            less_is_better=self.metric in LESS,
         )  # fmt: skip
 
     def shown(self, difference: float) -> str:
@@ -80,6 +82,7 @@ class PointsComparison:
         return [
             self.verdict(),
             *clear("keypoint", self.keypoints, ("keypoint",), self.level, self.shown),
+            *clear("slice", self.slices, ("by", "slice"), self.level, self.shown),
             f"{self.people.num_rows:,} people: {self.names[0]} more than {step} better in B for {better:,}, worse for "
             f"{worse:,}; predicted by A alone {int((alone[0] & ~alone[1]).sum()):,}, by B alone "
             f"{int((alone[1] & ~alone[0]).sum()):,}",
@@ -87,7 +90,7 @@ class PointsComparison:
 
     def _changed(self) -> tuple[int, int]:
         """People who got better, and worse."""
-        change = schema.values(self.people["change"]) * (-1 if self.metric in _LESS else 1)
+        change = schema.values(self.people["change"]) * (-1 if self.metric in LESS else 1)
         least = _CHANGED.get(self.metric, 0.05)
         return int((change > least).sum()), int((change < -least).sum())
 
@@ -95,12 +98,13 @@ class PointsComparison:
         """Plain data, with the keys of `Comparison.to_json`: of the people counts and the ten that changed most."""
         columns = {name: values.tolist() for name, values in self.numbers.columns().items()}
         rows = [row for row in self.people.to_pylist() if row["change"]]
-        sign = -1 if self.metric in _LESS else 1
+        sign = -1 if self.metric in LESS else 1
         better, worse = self._changed()
         return {
             "verdict": self.verdict(),
             "stats": {name: {k: v[i] for k, v in columns.items()} for i, name in enumerate(self.names)},
             "keypoints": self.keypoints.to_pylist(),
+            "slices": self.slices.to_pylist(),
             "people": {
                 "count": self.people.num_rows,
                 "better": better,
@@ -117,35 +121,31 @@ class PointsComparison:
 
 
 def compare_points(
-    a: PointsEvaluation, b: PointsEvaluation, n: int = 1000, seed: int = 0, level: float = 0.95
+    a: PointsEvaluation,
+    b: PointsEvaluation,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    by: str | Sequence[str] | None = None,
 ) -> PointsComparison:
-    """Two evaluations of one ground truth by one metric: every mean's difference, its interval and p-value.
+    """Two evaluations of one ground truth by one metric: every number's difference, its interval and p-value.
 
-    n: resamples of the images of scored people. Raises EvaluationError where metric, its variant, length or threshold,
-    or the people are not the same.
+    n: resamples of the images of scored people; by: slices as in `kpdata.eval.slices.slices`. Raises EvaluationError
+    where metric, its variant, length or threshold, or the people are not the same, and as `slices`.
     """
     bootstrap.check_settings(n, seed, level)
     notes = _same(a, b)
-    people = schema.take(a.points.gt.persons, a.points.truth_rows)
-    image_id = schema.values(people["image_id"])
-    images, row = np.unique(image_id, return_inverse=True)
-    sums = [_sums(side, row, len(images)) for side in (a, b)]
-    once = np.ones((1, len(images)))
-    drawn = [(_numbers(side, sums_of, once), _Samples(side, n)) for side, sums_of in zip((a, b), sums, strict=True)]
-    for start, weight in bootstrap.drawn(n, len(images), seed):
-        for side, sums_of, (_, samples) in zip((a, b), sums, drawn, strict=True):
-            samples.put(start, _numbers(side, sums_of, weight.astype(np.float64)))
-    of_a, of_b = ((value, samples) for value, samples in drawn)
-    means, each = (
-        differences((of_a[0][at][0], of_a[1].values[at]), (of_b[0][at][0], of_b[1].values[at]), level) for at in (0, 1)
-    )
+    one, two = (Resampler(side.points, side.measured) for side in (a, b))
+    of_a, of_b = (side.sampled(n, seed) for side in (one, two))
+    means, each = (differences((of_a[0][at], of_a[1][at]), (of_b[0][at], of_b[1][at]), level) for at in (0, 1))
     return PointsComparison(
         metric=a.metric,
-        names=tuple(_names(a)),
+        names=tuple(one.names),
         numbers=means,
         keypoints=_keypoints(a, each),
-        people=_people(a, b, people),
-        images=len(images),
+        slices=_slices(a, b, slicings(a.why.part, a.points.gt, by), (n, seed, level)),
+        people=_people(a, b, schema.take(a.points.gt.persons, a.points.truth_rows)),
+        images=one.images,
         resamples=n,
         seed=seed,
         level=level,
@@ -172,79 +172,13 @@ def _same(a: PointsEvaluation, b: PointsEvaluation) -> tuple[str, ...]:
     notes = []
     if not np.array_equal(a.points.labelled, b.points.labelled):
         notes.append("A and B were scored on other keypoints (one of them lacks some): their numbers differ in kind")
-    if a.metric in _LESS and a.stats["missing"] != b.stats["missing"]:
+    if a.metric in LESS and a.stats["missing"] != b.stats["missing"]:
         shares = [f"{side.stats['missing']:.1%}" for side in (a, b)]
         notes.append(
             f"{a.metric} does not see what was not predicted: {shares[0]} of the labelled keypoints in A, {shares[1]} "
             "in B"
         )
     return tuple(notes)
-
-
-# -------------------------------------------------------------------------------------------------------------- numbers
-
-_Sums = dict[str, tuple[Floats, Floats]]  # by number: sums and counts (I, L) of the images' people
-
-
-def _sums(side: PointsEvaluation, row: Ints, images: int) -> _Sums:
-    found = {}
-    for name, values in side.measured.each.items():
-        totals = np.zeros((2, images, values.shape[1]))
-        np.add.at(totals[0], row, np.nan_to_num(values))
-        np.add.at(totals[1], row, ~np.isnan(values))
-        found[name] = totals[0], totals[1]
-    return found
-
-
-def _names(side: PointsEvaluation) -> list[str]:
-    """Of the numbers: each headline, then the other columns of the first one."""
-    return [*side.measured.each, "mean", "total", *side.measured.columns.groups, *side.measured.pooled]
-
-
-class _Samples:
-    """The numbers (n, C) and the keypoints (n, L) of all resamples, filled block by block."""
-
-    def __init__(self, side: PointsEvaluation, n: int) -> None:
-        keypoints = len(side.measured.columns.names)
-        self.values = np.empty((n, len(_names(side)))), np.empty((n, keypoints))
-
-    def put(self, start: int, found: tuple[Floats, Floats]) -> None:
-        """Take the next resamples."""
-        for store, block in zip(self.values, found, strict=True):
-            store[start : start + len(block)] = block
-
-
-def _numbers(side: PointsEvaluation, sums: _Sums, weight: Floats) -> tuple[Floats, Floats]:
-    """(B, C) numbers of `_names`, (B, L) values of each keypoint in the first; weight (B, I). As `Measured.summary`."""
-    measured = side.measured
-    scored = measured.columns.in_mean
-    headlines, first = [], None
-    for total, count in sums.values():
-        many = weight @ total, weight @ count
-        mean, overall = _mean(*many, scored), _total(*many, scored)
-        headlines.append(mean if measured.headline == "mean" else overall)
-        first = first or (many, mean, overall)
-    assert first is not None  # every metric has a number
-    (total, count), mean, overall = first
-    with np.errstate(invalid="ignore"):
-        values = total / count
-    groups = [values[:, members].mean(axis=1) for members in measured.columns.groups.values()]
-    chosen = (np.isin(np.arange(values.shape[1]), members) for members in measured.pooled.values())
-    pooled = [_total(total, count, members) for members in chosen]
-    return np.stack([*headlines, mean, overall, *groups, *pooled], axis=1), values
-
-
-def _mean(total: Floats, count: Floats, scored: Bools) -> Floats:
-    """(B,) mean over the scored keypoints that somebody has, each weighing the same."""
-    used = scored & (count > 0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(used, total / count, 0).sum(axis=1) / used.sum(axis=1))
-
-
-def _total(total: Floats, count: Floats, scored: Bools) -> Floats:
-    """(B,) mean over all measured keypoints of all people."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total[:, scored].sum(axis=1) / count[:, scored].sum(axis=1))
 
 
 # ---------------------------------------------------------------------------------------------------------- where it is
@@ -258,6 +192,36 @@ def _keypoints(a: PointsEvaluation, found: Differences) -> pa.Table:
         "labelled": schema.fixed(a.measured.labelled, pa.int64()),
     }
     return schema.table(KEYPOINTS, len(names), columns | as_columns(found))
+
+
+def _slices(
+    a: PointsEvaluation, b: PointsEvaluation, kinds: Sequence[Slicing], draws: tuple[int, int, float]
+) -> pa.Table:
+    """The first number of each slice that has people, those that B lost most first."""
+    n, seed, level = draws
+    someone = (a.measured.measured | b.measured.measured).any(axis=1)
+    names, people, found = [], [], []
+    for kind in kinds:
+        for number, label in enumerate(kind.labels):
+            if (chosen := someone & (kind.person == number)).any():
+                names.append((kind.name, label))
+                people.append(int(chosen.sum()))
+                found.append([Resampler(side.points, side.measured, chosen).sampled(n, seed) for side in (a, b)])
+    if not found:
+        return schema.table(SLICES, 0, {})
+    one, two = (
+        (np.array([side[i][0][0][0] for side in found]), np.stack([side[i][1][0][:, 0] for side in found], axis=1))
+        for i in (0, 1)
+    )
+    change = differences(one, two, level)
+    columns = {
+        "skeleton": schema.constant(a.points.skeleton.name, len(names)),
+        "by": schema.strings([name for name, _ in names]),
+        "slice": schema.strings([label for _, label in names]),
+        "people": schema.fixed(np.array(people), pa.int64()),
+    }
+    table = schema.table(SLICES, len(names), columns | as_columns(change))
+    return schema.take(table, np.argsort(-change.delta if a.metric in LESS else change.delta, kind="stable"))
 
 
 def _people(a: PointsEvaluation, b: PointsEvaluation, people: pa.Table) -> pa.Table:
@@ -275,5 +239,5 @@ def _people(a: PointsEvaluation, b: PointsEvaluation, people: pa.Table) -> pa.Ta
     change = values[1] - values[0]
     columns["measured"] = schema.fixed(measured, pa.int64())
     columns["change"] = schema.fixed(change, pa.float64(), ~np.isnan(change))
-    rows = np.argsort(-change if a.metric in _LESS else change, kind="stable")
+    rows = np.argsort(-change if a.metric in LESS else change, kind="stable")
     return schema.take(schema.table(PEOPLE, len(people), columns), rows[measured[rows] > 0])

@@ -52,16 +52,27 @@ class Measured:
     """L keypoints (or limbs) with a value each for every number of a metric, NaN where nobody is measured."""
 
     columns: Columns
+    silent: Bools  # (N, L) measured, and without a prediction
     labelled: Ints  # (L,) people measured
-    missing: Ints  # (L,) of these, without a prediction
     values: dict[str, Floats]  # (L,) by name; the first is the metric
     weights: Ints  # (L,) of the total
     each: dict[str, Floats]  # (N, L) by name, NaN not measured: `values` are their means over people; no medians
+    medians: dict[str, str] = field(default_factory=dict)  # names of `values` that are medians of a name in `each`
     thresholds: tuple[float, ...] = ()
     comparison: str | None = None
     headline: str = "total"  # the mean that goes by the metric's own name
     pooled: dict[str, list[int]] = field(default_factory=dict)  # further columns, weighted by count
     totals: dict[str, float] = field(default_factory=dict)  # of the names whose total is no weighted mean
+
+    @property
+    def missing(self) -> Ints:
+        """(L,) people measured who have no prediction."""
+        return np.asarray(self.silent.sum(0))
+
+    @property
+    def measured(self) -> Bools:
+        """(N, L) keypoints (or limbs) that count; of EPE and NME also those that were not predicted."""
+        return np.asarray(~np.isnan(next(iter(self.each.values()))) | self.silent)
 
     def summary(self, name: str) -> dict[str, float]:
         """The table's row of one number: groups, then both means (`arrays.mean_and_total`)."""
@@ -117,7 +128,7 @@ def _shares(
     return Measured(
         columns=_columns(points, length, neck=variant == "official"),
         labelled=counts,
-        missing=_missing(far, ratio),
+        silent=_silent(far, ratio),
         weights=counts,
         values=dict(zip(names, rates, strict=True)),
         each={name: _where_measured(ratio, reaches(ratio, at)) for name, at in zip(names, compared, strict=True)},
@@ -143,7 +154,7 @@ def _area(
     return Measured(
         columns=_columns(points, length, neck=not mmpose),
         labelled=counts,
-        missing=_missing(far, ratio),
+        silent=_silent(far, ratio),
         weights=counts,
         values={"AUC": rates.mean(0) if mmpose else arrays.auc(rates, limits)},
         each={"AUC": _where_measured(ratio, right) if mmpose else arrays.auc_shares(ratio, limits, compared)},
@@ -170,10 +181,11 @@ def _errors(points: Points, far: Floats, errors: Floats, name: str, length: Leng
     return Measured(
         columns=columns,
         labelled=(~np.isnan(errors)).sum(0),
-        missing=_missing(far, errors),
+        silent=_silent(far, errors),
         weights=counts,
         values={name: means, f"{name} median": medians},
         each={name: np.where(np.isfinite(errors), errors, np.nan)},
+        medians={f"{name} median": name},
         totals={f"{name} median": float(pooled[0])},
     )
 
@@ -193,7 +205,7 @@ def _parts(points: Points, threshold: float) -> Measured:
     return Measured(
         columns=Columns("limb", tuple(limbs), np.ones(len(limbs), bool), together),
         labelled=counts,
-        missing=(np.column_stack(silent) & ~np.isnan(errors).any(2)).sum(0),
+        silent=np.column_stack(silent) & ~np.isnan(errors).any(2),
         values={f"PCP@{threshold:g}": strict, f"PCP@{threshold:g} loose": loose},
         each={
             f"PCP@{threshold:g}": _where_measured(errors.max(2), errors.max(2) <= threshold),
@@ -217,5 +229,5 @@ def _where_measured(ratio: Floats, right: NDArray[np.generic]) -> Floats:
     return np.where(np.isnan(ratio), np.nan, right)
 
 
-def _missing(far: Floats, measured: Floats) -> Ints:
-    return np.asarray((np.isinf(far) & ~np.isnan(measured)).sum(0))
+def _silent(far: Floats, measured: Floats) -> Bools:
+    return np.asarray(np.isinf(far) & ~np.isnan(measured))

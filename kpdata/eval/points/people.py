@@ -288,7 +288,7 @@ def _matched(
         labelled=labelled & finite(truth),
         num_keypoints=labelled.sum(1),
         bbox=boxes,
-        area=_areas(people, truth, labelled, boxes),
+        area=areas(people, truth, labelled, boxes),
         iscrowd=schema.values(people["iscrowd"], missing=False),
     )
     dt = Detections(
@@ -312,7 +312,7 @@ def _matched(
     return result.gt_row[person[counts]], result.dt_row[hit[counts]]
 
 
-def _areas(people: pa.Table, truth: Floats, labelled: Bools, boxes: Floats) -> Floats:
+def areas(people: pa.Table, truth: Floats, labelled: Bools, boxes: Floats) -> Floats:
     """(N,) square px: the area of the file, else 0.53 of the box (CrowdPose's rule), else of the keypoints' extent."""
     area = schema.values(people["area"])
     used = (labelled & finite(truth))[..., None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from kpdata.eval.oks import Floats
+from kpdata.eval.oks import Bools, Floats
 from kpdata.eval.points import arrays
 from kpdata.eval.points.lengths import Length
 from kpdata.eval.points.measures import METRICS, Measured
@@ -76,9 +78,10 @@ _NAMES = {"hrnet": "HRNet's", "official": "MPII's own", "mmpose": "mmpose's", No
 
 
 def _about_sense(points: Points) -> list[str]:
-    """Errors as large as people, or smaller with left and right swapped: then the numbers mean little."""
+    """Errors as large as people, or smaller with left and right swapped, keypoints that stay where they are: then the
+    numbers mean little."""
     far = arrays.distances(points.truth, points.predicted, points.labelled)
-    error, found = _median(far), []
+    error, found = _median(far), list(_about_still(points))
     size = _median(arrays.extents(points.truth, points.labelled))
     if error > size / 2:
         found.append(
@@ -96,6 +99,36 @@ def _about_sense(points: Points) -> list[str]:
                 f"{straight:.1f} (person-centric labels against observer-centric ones?)"
             )
     return found
+
+
+def _about_still(points: Points) -> Iterator[str]:
+    """Keypoints at one place for everybody, or at one place with each other: a network that does not know them writes
+    0, 0, or the corner of each crop."""
+    given = arrays.finite(points.predicted)
+    first = points.predicted[given.argmax(axis=0), np.arange(given.shape[1])]
+    many = given.sum(axis=0) >= _FEW
+    still = many & ((points.predicted == first).all(axis=2) | ~given).all(axis=0)
+    if still.any():
+        yield f"all predictions of {_named(points, still)} lie at one place: {_UNKNOWN}"
+    whole = np.flatnonzero(given.all(axis=1))[:_LOOKED_AT]
+    if len(whole) < _FEW:
+        return
+    few = points.predicted[whole][:, many & ~still]
+    equal = (few[:, :, None] == few[:, None]).all(axis=3).mean(axis=0) > _MOSTLY
+    np.fill_diagonal(equal, False)
+    if equal.any():
+        together = np.zeros(len(still), bool)
+        together[np.flatnonzero(many & ~still)[equal.any(axis=1)]] = True
+        yield f"{_named(points, together)} are predicted at one place, each time: {_UNKNOWN}"
+
+
+def _named(points: Points, chosen: Bools) -> str:
+    return " and ".join(points.skeleton.keypoint_names[k] for k in np.flatnonzero(chosen).tolist())
+
+
+_UNKNOWN = "if the model does not know them leave them out; here they count"
+_MOSTLY = 0.9  # of these people: two neighbours may meet in one pixel, not in nearly everybody
+_LOOKED_AT = 100  # people in whom keypoints are compared with each other
 
 
 def _median(values: Floats) -> float:

@@ -23,7 +23,7 @@ from kpdata.eval.oks import Params
 from kpdata.eval.report import figures
 from kpdata.eval.report.cards import Card, cards
 from kpdata.eval.report.figures import Line
-from kpdata.eval.report.sections import KEYPOINT_KINDS, MANY, MEANINGS, UNITS, PartReport, legend, section, text
+from kpdata.eval.report.sections import KEYPOINT_KINDS, MANY, MEANINGS, PartReport, legend, section, text, text_of
 from kpdata.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -45,12 +45,18 @@ class ReportData:
     title: str = "Keypoint evaluation"
     subtitle: str = ""  # which files
     metric: str = ""
+    digits: int | None = None  # of the numbers after the point; None: three of shares, one of what is greater than 1
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # low and high, by name
     level: float = 0.95  # of the intervals
     about: Mapping[str, str] = field(default_factory=dict)  # what was scored, and how: `describe`
     helps: Sequence[str] = ()  # the things that would help most, in words
     notes: Sequence[str] = ()  # what changes the meaning of the numbers
-    curves: Sequence[Line] = ()  # precision over recall: `precision_recall`
+    curves: Sequence[Line] = ()  # precision over recall: `precision_recall`; or what the next lines say
+    curves_title: str = "Precision and recall"
+    curves_words: str = (
+        "Going down the scores: how many of the people are found, and how many of the predictions are right."
+    )
+    curves_axes: tuple[str, str] = ("recall", "precision")
     parts: Sequence[PartReport] = ()
     failures: pa.Table | None = None  # failures.failures
     skeletons: Mapping[str, Skeleton] = field(default_factory=dict)  # of the failures; those of `parts` are known
@@ -177,28 +183,37 @@ def _context(data: ReportData, images: Path | None, limit: int) -> dict[str, Any
         "data": data,
         "version": __version__,
         "numbers": [_number(name, data) for name in names],
-        "curves": figures.chart(data.curves, "recall", "precision") if data.curves else "",
+        "curves": _curves(data) if data.curves else "",
         "legend": legend(data.curves),
         "parts": [section(part, len(data.parts) > 1) for part in data.parts],
         "kinds": KEYPOINT_KINDS,
         "meanings": MEANINGS,
-        "units": UNITS,
         "many": MANY,
         "cards": shown,
         "card_kinds": _card_kinds(data.failures, [card.kind for card in shown]),
         "people": 0 if data.failures is None else data.failures.num_rows,
         "blank": blank,
+        "confident": any(" · score " in card.numbers or card.numbers.startswith("score") for card in shown),
     }
+
+
+def _curves(data: ReportData) -> str:
+    x = np.concatenate([line.x for line in data.curves])
+    return figures.chart(data.curves, *data.curves_axes, x_range=(min(0.0, float(x.min())), float(x.max())))
 
 
 def _number(name: str, data: ReportData) -> dict[str, str]:
     low, high = data.intervals.get(name, (np.nan, np.nan))
     known = np.isfinite(low) and np.isfinite(high)
+
+    def shown(value: float) -> str:
+        return text(value) if data.digits is None else text_of(value, data.digits)
+
     return {
         "name": name,
         "id": re.sub(r"[^A-Za-z0-9.-]+", "-", name),
-        "value": text(data.stats[name]),
-        "interval": f"{text(low)} – {text(high)}" if known else "",
+        "value": shown(data.stats[name]),
+        "interval": f"{shown(low)} – {shown(high)}" if known else "",
     }
 
 

@@ -187,7 +187,11 @@ def _points(flat: list[float] | None, count: int) -> NDArray[np.float64]:
 
 
 def _numbers(row: Mapping[str, Any]) -> str:
-    parts = [f"{word} {row[key]:.2f}" for word, key in (("OKS", "oks"), ("score", "score")) if row[key] is not None]
+    parts = [f"{word} {row[key]:.2f}" for word, key in (("OKS", "oks"), ("score", "score"))
+             if row[key] is not None and row[key] == row[key]]  # fmt: skip
+    if row["oks"] is None and row["classes"]:  # of a metric of single people
+        known = [kind for kind in row["classes"] if kind != _UNLABELLED]
+        parts.append(f"{known.count(_GOOD)} of {len(known)} right")
     if row["labelled"] is not None:
         hidden = f", {row['occluded']} hidden" if row["occluded"] else ""
         parts.append(f"{row['size']}, {row['labelled']} labelled{hidden}")
@@ -201,9 +205,10 @@ def _source(row: Mapping[str, Any]) -> str:
 
 
 def _wrong(row: Mapping[str, Any], skeleton: Skeleton, wrong: list[int]) -> tuple[tuple[str, str], ...]:
-    """The keypoints in `wrong` in words, farthest off (in sigma units) first."""
+    """The keypoints in `wrong` in words, farthest off first: in sigma units, of a skeleton without sigmas in pixels."""
     words = []
-    for k in sorted(wrong, key=lambda k: -row["error_sigma"][k])[:_WRONG]:
+    off_by = row["error_sigma"] or row["error_px"]
+    for k in sorted(wrong, key=lambda k: -off_by[k])[:_WRONG]:
         off, kind = f"{row['error_px'][k]:.0f} px off", _NAMES[row["classes"][k]]
         off = "no place" if off.startswith("inf") else off
         words.append((kind, f"{skeleton.keypoint_names[k].replace('_', ' ')}: {kind}, {off}"))

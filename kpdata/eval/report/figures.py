@@ -1,7 +1,7 @@
 """Pictures of numbers as SVG text: pure functions, no file, no network, no plotting library (`plot_…` apart).
 
 Colours are left to the page that shows them: shapes carry the classes of `report.html.j2` (`good`, `jitter`,
-`inversion`, `swap`, `miss` of the error kinds; `s0`, `s1`, … of lines), which has a light and a dark set of them. Every
+`inversion`, `swap`, `miss` of the error kinds; `s0` … `s7` of lines), which has a light and a dark set of them. Every
 text that comes from data is escaped here.
 """
 
@@ -28,7 +28,7 @@ Bools = NDArray[np.bool_]
 Edges = Sequence[tuple[int, int]]
 
 _WIDE, _TALL = 420, 290  # of a chart, in its own units
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 40  # margins for the axes' texts
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 46  # margins for the axes' texts
 _POINTS = 240  # of a line: more are not seen
 _PEOPLE = 2000  # that a typical pose is looked for among
 
@@ -114,7 +114,7 @@ def chart(
     for number, line in enumerate(lines):
         path = _path(line.x, line.y, x_range, y_range)
         title = f"<title>{escape(line.name)}</title>"
-        body += f'<path class="line s{number % 6}" d="{path}">{title}</path>'
+        body += f'<path class="line s{number % 8}" d="{path}">{title}</path>'
         body += _markers(line, number, x_range, y_range) if dots else ""
     label = escape(f"{y_label} over {x_label}: {', '.join(line.name for line in lines)}", quote=True)
     return f'<svg class="chart" viewBox="0 0 {_WIDE} {_TALL}" role="img" aria-label="{label}">{body}</svg>'
@@ -133,7 +133,7 @@ def _axes(x_label: str, y_label: str, x_range: tuple[float, float], y_range: tup
     middle = (_LEFT + _WIDE - _RIGHT) / 2
     body.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{floor}H{_WIDE - _RIGHT}"/>')
     body.append(f'<text class="label" x="{middle}" y="{_TALL - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    turned = f'transform="translate(11 {(_TOP + floor) / 2}) rotate(-90)"'
+    turned = f'transform="translate(13 {(_TOP + floor) / 2}) rotate(-90)"'
     body.append(f'<text class="label" {turned} text-anchor="middle">{escape(y_label)}</text>')
     return "".join(body)
 
@@ -179,7 +179,7 @@ def _markers(line: Line, number: int, x_range: tuple[float, float], y_range: tup
     known = np.isfinite(line.x) & np.isfinite(line.y)
     places = zip(line.x[known].tolist(), line.y[known].tolist(), strict=True)
     return "".join(
-        f'<circle class="f-s{number % 6}" cx="{_x(x, x_range):.1f}" cy="{_y(y, y_range):.1f}" r="3.5">'
+        f'<circle class="f-s{number % 8}" cx="{_x(x, x_range):.1f}" cy="{_y(y, y_range):.1f}" r="3.5">'
         f"<title>{escape(line.name)}: {x:.3g}, {y:.3g}</title></circle>"
         for x, y in places
     )
@@ -326,24 +326,32 @@ def plot_keypoints(table: pa.Table, target: Path, *, force: bool = False) -> Non
     for visibility in by:
         marks = _MARKS.get(visibility, _MARKS["unknown"])
         left.plot(of("oks", visibility), np.arange(len(shown)), label=visibility, **marks)
-    _far(right, {name: of(name, "all") for name in _FAR})
+    _far(right, [of(name, "all") for name in _FAR], "sigma units")
     left.set(xlim=(0, 1.02), title="OKS of found keypoints")
     _finish(figure, (left, right), [f"{bones} {name}".strip() for bones, name in shown], target, force)
 
 
-def plot_points(table: pa.Table, target: Path, *, metric: str, force: bool = False) -> None:
+def plot_points(
+    table: pa.Table, target: Path, *, metric: str, far: pa.Table | None = None, force: bool = False
+) -> None:
     """Write a picture of `PointsEvaluation.per_keypoint`: a panel for each number, the worst keypoint (by the first
-    number) at the top, in percent. metric: its title; EPE is in pixels, and of EPE and NME less is better. Endings and
-    errors as in `plot_keypoints`."""
+    number) at the top, in percent. metric: its title; EPE is in pixels, and of EPE and NME less is better. far:
+    `PointsEvaluation.distances` of the same keypoints, for a panel of pixels. Endings and errors as in
+    `plot_keypoints`."""
     what, numbers = table.schema.names[0], table.schema.names[4:]  # after labelled, missing, in_mean
     rows = [row for row in table.to_pylist() if row[numbers[0]] is not None]
     errors, factor, unit = metric in ("EPE", "NME"), *((1, "px") if metric == "EPE" else (100, "%"))
     rows.sort(key=lambda row: float(row[numbers[0]]), reverse=not errors)
-    figure, panels = _panels(target, len(rows), len(numbers))
-    for axes, number in zip(panels, numbers, strict=True):
+    figure, panels = _panels(target, len(rows), len(numbers) + (far is not None))
+    for axes, number in zip(panels, numbers, strict=False):
         values = np.array([np.nan if row[number] is None else factor * row[number] for row in rows], np.float64)
         axes.barh(np.arange(len(rows)), values, color="#0072B2", height=0.7)
         axes.set(title=f"{number}, {unit}", xlim=(0, None) if errors else (0, 100))
+    if far is not None:
+        whole = {row["keypoint"]: row for row in far.to_pylist() if row["visibility"] == "all"}
+        keys = ("error_px_median", "error_px_p90")
+        pixels = [np.array([whole[row[what]][key] for row in rows], np.float64) for key in keys]
+        _far(panels[-1], pixels, "px")
     _finish(figure, panels, [str(row[what]) for row in rows], target, force)
 
 
@@ -370,7 +378,7 @@ def _finish(figure: Any, panels: Sequence[Any], names: Sequence[str], target: Pa
         axes.grid(axis="x", color="#EEEEEE")
         axes.set_axisbelow(True)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, loc="lower left" if axes is panels[0] else "lower right")
+            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=4)
     with files.replacing(target, force=force) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks is a box in the picture, and no news
         figure.savefig(temporary, format=target.suffix.lower().removeprefix("."), dpi=150)
@@ -385,13 +393,13 @@ _MARKS: dict[str, dict[str, Any]] = {
 _FAR = ("error_sigma_median", "error_sigma_p90")
 
 
-def _far(axes: Any, values: dict[str, Floats]) -> None:
+def _far(axes: Any, values: Sequence[Floats], unit: str) -> None:
     """Median and 90th percentile of the error of each keypoint; what is infinite ends at the edge."""
-    median, high = (values[name] for name in _FAR)
+    median, high = values
     finite = np.concatenate([median[np.isfinite(median)], high[np.isfinite(high)]])
     edge = 1.05 * float(finite.max(initial=1.0))
     places = np.arange(len(median))
     axes.hlines(places, np.minimum(median, edge), np.minimum(high, edge), color="#BBBBBB", linewidth=3)
     axes.plot(np.minimum(median, edge), places, "o", color="#333333", markersize=7, label="median")
     axes.plot(np.minimum(high, edge), places, "|", color="#D55E00", markersize=11, markeredgewidth=2.5, label="90 %")
-    axes.set(xlim=(0, edge), title="Distance from the label, sigma units")
+    axes.set(xlim=(0, edge), title=f"Distance from the label, {unit}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,14 @@ MEANINGS = {
     "miss": "near none of these",
 }
 _SLICES = ("AP50", "AR", "mean_oks")
+WORDS: Mapping[str, Any] = {  # what the page says of the sections of metrics by OKS
+    "keypoints": "OKS that a keypoint loses on average, where its person was found.",
+    "errors": "What the keypoints of found people are, after Ronchi and Perona (2017).",
+    "opportunity": "Points of AP and AR (of 100) if every error of one kind were corrected and nothing else.",
+    "slices": "The same matches, counted for some of the people. The lowest AP comes first.",
+    "slices_value": "AP",
+    "slices_head": ("AP50", "AR", "mean OKS", "missed %"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class PartReport:
     opportunity: pa.Table | None = None  # opportunity.opportunity, or opportunity_by_size
     slices: pa.Table | None = None  # slices.slices
     calibration: Calibration | None = None  # calibration.calibration
+    made: Mapping[str, Any] = field(default_factory=dict)  # parts of `section` that are made already
 
 
 def section(part: PartReport, several: bool) -> dict[str, Any]:
@@ -69,16 +78,18 @@ def section(part: PartReport, several: bool) -> dict[str, Any]:
     return {
         "heading": f" of {part.skeleton.name}" if several else "",
         "id": f"-{re.sub(r'[^A-Za-z0-9.-]+', '-', part.skeleton.name)}" if several else "",
+        "words": WORDS,
         "keypoints": _keypoints(part),
         "people": _people(part.people),
-        "errors": _errors(part.errors),
+        "errors": errors(part.errors),
         "opportunity": _opportunity(part.opportunity),
         "slices": _slices(part.slices),
         "charts": _calibration(part.calibration),
+        **part.made,
     }
 
 
-def _columns(table: pa.Table) -> dict[str, list[Any]]:
+def as_lists(table: pa.Table) -> dict[str, list[Any]]:
     return {name: schema.chunk(table[name]).to_pylist() for name in table.schema.names}
 
 
@@ -86,30 +97,41 @@ def _keypoints(part: PartReport) -> dict[str, Any] | None:
     """The stick figure, the list of the worst, and the table."""
     if part.per_keypoint is None:
         return None
-    table = _columns(part.per_keypoint)
+    table = as_lists(part.per_keypoint)
     rows = [i for i, visibility in enumerate(table["visibility"]) if visibility == "all"]
     names = [table["keypoint"][i] for i in rows]
     position = {name: place for place, name in enumerate(names)}
     loss = np.array([np.nan if (v := table["oks"][i]) is None else 1 - v for i in rows])[: len(part.skeleton)]
     words = [_words(table, i) for i in rows][: len(part.skeleton)]
-    places = figures.layout(part.skeleton) if part.places is None else part.places
+    return {
+        **figure(part.skeleton, part.places, loss, words, [f"{value:.3f}" for value in loss.tolist()]),
+        "head": [*_HEAD, *(["AP alone"] if part.keypoint_ap is not None else [])],
+        "units": UNITS,
+        "rows": [_row(table, i, part.keypoint_ap, position[table["keypoint"][i]]) for i in rows],
+    }
+
+
+def figure(
+    skeleton: Skeleton, places: Floats | None, loss: Floats, words: Sequence[str], shown: Sequence[str]
+) -> dict[str, Any]:
+    """The stick figure and the list of the worst, of what each keypoint loses (K,), NaN unknown; words and shown
+    (K,) texts."""
+    places = figures.layout(skeleton) if places is None else places
     most = float(np.nanmax(loss)) if np.isfinite(loss).any() else 0.0
     worst = [k for k in np.argsort(-np.nan_to_num(loss, nan=-1.0), kind="stable").tolist() if np.isfinite(loss[k])]
     share = loss / most if most > 0 else loss
     return {
-        "figure": figures.skeleton_figure(places, part.skeleton.edges, share, words),
+        "figure": figures.skeleton_figure(places, skeleton.edges, share, words),
         "worst": [
             {
-                "name": _plain(names[k]),
-                "loss": f"{loss[k]:.3f}",
+                "name": plain(skeleton.keypoint_names[k]),
+                "loss": shown[k],
                 "bar": figures.bar(share[k], words[k], css="heat"),
                 "colour": figures.heat(float(share[k])),
             }
             for k in worst[:_FAR]
         ],
-        "all": len(part.skeleton) <= _FAR,
-        "head": [*_HEAD, *(["AP alone"] if part.keypoint_ap is not None else [])],
-        "rows": [_row(table, i, part.keypoint_ap, position[table["keypoint"][i]]) for i in rows],
+        "all": len(skeleton) <= _FAR,
     }
 
 
@@ -119,9 +141,9 @@ UNITS = ("", "", "%", "", "√area", "px", "px", "σ", "σ", "px", "px", "")
 
 def _row(table: Mapping[str, list[Any]], i: int, alone: Floats | None, place: int) -> list[str]:
     cells = [
-        _plain(table["keypoint"][i]),
+        plain(table["keypoint"][i]),
         f"{table['labelled'][i]:,}",
-        text(_times(table["found_share"][i], 100), 1),
+        text(times(table["found_share"][i], 100), 1),
         text(table["oks"][i]),
         text(table["pck_10"][i]),
         *(text_of(table[f"error_{unit}_{which}"][i], digits) for unit, digits in (("px", 1), ("sigma", 2))
@@ -140,33 +162,33 @@ def text_of(value: float | None, digits: int) -> str:
     return "∞" if np.isinf(value) else f"{value:.{digits}f}"
 
 
-def _times(value: float | None, factor: float) -> float | None:
+def times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _words(table: Mapping[str, list[Any]], i: int) -> str:
     lost = "–" if table["oks"][i] is None else text_of(1 - table["oks"][i], 3)
     return (
-        f"{_plain(table['keypoint'][i])} – loses {lost} OKS, median {text_of(table['error_px_median'][i], 1)} px "
-        f"({text_of(table['error_sigma_median'][i], 2)} σ), found {text(_times(table['found_share'][i], 100), 1)} % "
+        f"{plain(table['keypoint'][i])} – loses {lost} OKS, median {text_of(table['error_px_median'][i], 1)} px "
+        f"({text_of(table['error_sigma_median'][i], 2)} σ), found {text(times(table['found_share'][i], 100), 1)} % "
         f"of {table['labelled'][i]:,}"
     )
 
 
-def _errors(table: pa.Table | None) -> list[dict[str, str]]:
+def errors(table: pa.Table | None) -> list[dict[str, str]]:
     """A bar of the kinds for each keypoint; "all" first, then the worst."""
     if table is None:
         return []
-    columns = _columns(table)
+    columns = as_lists(table)
     rows = [i for i in range(table.num_rows) if columns["found"][i]]
     rows.sort(key=lambda i: (columns["keypoint"][i] != "all", columns["good_share"][i]))
     return [
         {
-            "name": _plain(columns["keypoint"][i]) if columns["keypoint"][i] != "all" else "all keypoints",
+            "name": plain(columns["keypoint"][i]) if columns["keypoint"][i] != "all" else "all keypoints",
             "bar": figures.stacked_bar(
                 [
                     (
@@ -187,7 +209,7 @@ def _opportunity(table: pa.Table | None) -> list[dict[str, str]]:
     """What each correction adds to AP and AR on its own, the greatest first; in points of 100."""
     if table is None:
         return []
-    columns = _columns(table)
+    columns = as_lists(table)
     sizes = columns.get("size", ["all"] * table.num_rows)
     rows = [i for i, name in enumerate(columns["error"]) if name != "baseline" and sizes[i] == "all"]
     gain = {i: columns["ap_gain"][i] for i in rows}
@@ -195,14 +217,15 @@ def _opportunity(table: pa.Table | None) -> list[dict[str, str]]:
     most = max((gain[i] for i in rows), default=0.0)
     return [
         {
-            "name": _plain(columns["error"][i]),
+            "name": plain(columns["error"][i]),
             "what": _REPAIRS.get(columns["error"][i], ""),
             "count": f"{columns['count'][i]:,}",
             "sizes": _of_sizes(columns, sizes, columns["error"][i]),
             "bar": figures.bar(max(gain[i], 0) / most if most > 0 else 0.0, f"AP {100 * gain[i]:+.1f}",
                                css=columns["error"][i] if columns["error"][i] in KEYPOINT_KINDS else "s0"),
-            "ap": f"{100 * gain[i]:+.1f}",
-            "ar": f"{100 * columns['ar_gain'][i]:+.1f}",
+            "gain": f"{100 * gain[i]:+.1f}",
+            "unit": "AP",
+            "more": f"{100 * columns['ar_gain'][i]:+.1f} AR",
         }
         for i in sorted(rows, key=lambda i: -gain[i])
     ]  # fmt: skip
@@ -220,7 +243,7 @@ def _slices(table: pa.Table | None) -> list[dict[str, Any]]:
     """One row a slice, in the order of the table (the worst first)."""
     if table is None:
         return []
-    columns = _columns(table)
+    columns = as_lists(table)
     rows = []
     for i in range(table.num_rows):
         low, high = (np.nan if (v := columns[key][i]) is None else v for key in ("AP_low", "AP_high"))
@@ -229,8 +252,8 @@ def _slices(table: pa.Table | None) -> list[dict[str, Any]]:
         rows.append({
             "by": columns["by"][i], "slice": columns["slice"][i], "people": f"{columns['people'][i]:,}",
             "bar": figures.bar(value, f"AP {text(value)}{interval}", low=low, high=high), "interval": interval.strip(),
-            "ap": text(value), "numbers": [text(columns[key][i]) for key in _SLICES],
-            "missed": text(_times(columns["missed"][i], 100), 1),
+            "value": text(value),
+            "numbers": [*(text(columns[key][i]) for key in _SLICES), text(times(columns["missed"][i], 100), 1)],
         })  # fmt: skip
     return rows
 
@@ -239,9 +262,9 @@ def _people(table: pa.Table | None) -> list[dict[str, str]]:
     """What becomes of people and predictions: a number and words for each kind."""
     if table is None:
         return []
-    columns = _columns(table)
+    columns = as_lists(table)
     return [
-        {"value": f"{columns['count'][i]:,}", "share": f"{text(_times(columns['share'][i], 100), 1)} %",
+        {"value": f"{columns['count'][i]:,}", "share": f"{text(times(columns['share'][i], 100), 1)} %",
          "name": _PEOPLE.get(kind, kind)}
         for i, kind in enumerate(columns["kind"])
     ]  # fmt: skip
@@ -295,7 +318,7 @@ def _thresholds(found: Calibration) -> dict[str, Any] | None:
 
 
 def legend(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    return [(f"s{i % 6}", line.name) for i, line in enumerate(lines)]
+    return [(f"s{i % 8}", line.name) for i, line in enumerate(lines)]
 
 
 def text(value: float | None, digits: int = 3) -> str:

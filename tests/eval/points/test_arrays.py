@@ -65,9 +65,9 @@ def test_pcp_is_the_share_of_limbs_with_right_ends(drawn: Any) -> None:
                 continue
             ends = [(truth[n, list(e)].mean(0), found[n, list(e)].mean(0)) for e in (a, b)]
             length = math.dist(ends[0][0], ends[1][0])
-            far = [naive_distance(*end) for end in ends]
-            strict.append(length > 0 and all(d <= 0.5 * length for d in far))
-            loose.append(length > 0 and sum(far) / 2 <= 0.5 * length)
+            far = [naive_distance(*end) / length if length else math.inf for end in ends]  # as eval_pcp.m
+            strict.append(all(share <= 0.5 for share in far))
+            loose.append(sum(far) / 2 <= 0.5)
         for kind, hits in ((True, strict), (False, loose)):
             rates, counts = arrays.pcp(errors, 0.5, strict=kind)
             assert counts[number] == len(hits)

@@ -134,3 +134,16 @@ def test_wrong_annotations_are_told(mpii_pair: tuple[Dataset, Dataset], real_dat
     half = gt.select(persons=np.arange(100))
     with pytest.raises(EvaluationError, match=r"2,958 predictions known by their order alone.*100 people"):
         evaluate_points(half, predictions)
+
+
+def test_keypoints_that_stay_in_one_place_are_told(mpii_pair: tuple[Dataset, Dataset], real_data: Path) -> None:
+    """Tompson's network has no pelvis and no thorax: its file holds the crop's corner for both, which ruins EPE; and
+    0, 0 for everybody is found too."""
+    tompson = mpii.read(real_data / "mpii" / "preds" / "tompson.h5")
+    notes = evaluate_points(mpii_pair[0], tompson, metric="epe").notes
+    assert any(note.startswith("pelvis and thorax are predicted at one place, each time") for note in notes)
+    xy = mpii_pair[1].keypoints.copy()
+    xy[:, 3] = 0
+    notes = evaluate_points(mpii_pair[0], moved(mpii_pair[1], xy)).notes
+    assert any(note.startswith("all predictions of left_hip lie at one place") for note in notes)
+    assert not any("at one place" in note for note in evaluate_points(*mpii_pair).notes)

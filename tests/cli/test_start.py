@@ -1,0 +1,75 @@
+"""The console script: the same results, words and exit codes as the app itself, whatever it begins in advance."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def spoken(module, *words):
+    """(exit code, stdout, stderr) of a command line of its own."""
+    line = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def lines(made, tmp_path):
+    """Command lines of all ends: done, refused, wrong usage, help."""
+    (tmp_path / "broken.json").write_text('[{"image_id": 1,')
+    return {
+        "numbers": ("eval", made / "predictions.json", "--gt", made / "coco.json", "--json"),
+        "parquet": ("eval", made / "predictions.kp", "--gt", made / "coco.json", "--json"),
+        "swapped": ("eval", made / "coco.json", "--gt", made / "predictions.json"),
+        "broken": ("eval", tmp_path / "broken.json", "--gt", made / "coco.json"),
+        "missing": ("eval", tmp_path / "none.json", "--gt", made / "coco.json"),
+        "usage": ("eval", made / "predictions.json", "--gt", made / "coco.json", "--mode", "loose"),
+        "help": ("eval", "--help"),
+        "other": ("info", made / "coco.json"),
+        "version": ("--version",),
+    }
+
+
+NAMES = ("numbers", "parquet", "swapped", "broken", "missing", "usage", "help", "other", "version")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_as_the_app(name, made, tmp_path, run):
+    """What is begun early, and the quick end, show in nothing but the time."""
+    if name == "parquet":
+        folder = tmp_path / "predictions.kp"
+        assert run("convert", made / "predictions.json", folder).code == 0
+        words = ("eval", folder, "--gt", made / "coco.json", "--json")
+    else:
+        words = lines(made, tmp_path)[name]
+    told = spoken("kpdata.cli.start", *words)
+    assert told == spoken("kpdata.cli.main", *words)
+    assert told[0] == {"swapped": 1, "broken": 1, "missing": 1, "usage": 2}.get(name, 0)
+    assert "Traceback" not in told[2]
+
+
+def test_a_closed_pipe(made):
+    """`| head` ends the reading, not in a traceback."""
+    files = f"{made / 'predictions.json'} --gt {made / 'coco.json'}"
+    words = f"{sys.executable} -m kpdata.cli.start eval {files} | head -c 1"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, timeout=120)
+    assert len(done.stdout) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_registered_for_the_end_runs(made):
+    """The quick end is an end: exit functions run, and buffered output is written."""
+    words = ["kpdata", "eval", str(made / "predictions.json"), "--gt", str(made / "coco.json"), "--json"]
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: sys.stderr.write('the end'))\n"
+        f"sys.argv = {words}\n"
+        "from kpdata.cli.start import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["stats"]
+    assert done.stderr.endswith("the end")
