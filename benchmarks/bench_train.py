@@ -27,7 +27,7 @@ FLOOR = 6130
 """Training people a second of W32 at 256 x 192 that the memory of an H100 (3.35 TB/s) allows: 546 MB a person, counted
 as reads and writes of bf16 convolutions, batch norms as 3 passes forward and 5 backward, relu and sums fused away."""
 LIMIT = {"fp32": 1e-4, "bf16": 5e-2}  # of losses, relative to the official execution's
-NO_GPU = "No GPU number exists: there is no CUDA device here. The figures below say nothing about one."
+NO_GPU = "Measured without a GPU: these figures say nothing about one."
 LOADERS = (
     "official loader", "kpdata from JPEG", "kpdata packed JPEG", "kpdata packed raw", "kpdata packed JPEG for the GPU",
     "kpdata packed raw for the GPU",

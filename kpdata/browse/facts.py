@@ -18,7 +18,6 @@ from kpdata.checks.view import View
 from kpdata.dataset import Dataset
 from kpdata.errors import BrowseError
 from kpdata.eval import suspects
-from kpdata.eval.evaluation import Evaluation
 from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
@@ -103,7 +102,7 @@ def _first(kind: str, said: list[str]) -> str:
 # ----------------------------------------------------------------------------------------------------------- suspicions
 
 
-def suspicions(evaluation: Evaluation, table: pa.Table) -> dict[str, pa.Array]:
+def suspicions(gt: Dataset, suspected: Iterable[tuple[Part, pa.Table]], table: pa.Table) -> dict[str, pa.Array]:
     """suspicion, suspect, suspect_keypoints and proposed_keypoints for the rows of a failures table.
 
     A label that a review has confirmed (`review.confirmed`) is not suspected. Of several suspicions of a person the
@@ -114,8 +113,8 @@ def suspicions(evaluation: Evaluation, table: pa.Table) -> dict[str, pa.Array]:
     lone = np.where(people >= 0, -1, lone)  # a prediction that has a person is no suspicion of its own
     score, words = np.full(count, np.nan), dict[int, list[str]]()
     cells: list[tuple[Ints, Ints, Floats]] = []
-    confirmed = confirmed_ids(evaluation.sides.gt)
-    for part, found in zip(evaluation.sides.parts, evaluation.suspect_tables(limit=None), strict=True):
+    confirmed = confirmed_ids(gt)
+    for part, found in suspected:
         ids = missing(found["annotation_id"])
         named, nobody = _row_of(people, ids), _row_of(lone, missing(found["detection_id"]))
         rows = np.where(ids >= 0, named, nobody)
@@ -220,18 +219,13 @@ def confirmed_ids(dataset: Dataset) -> Ints:
     return np.array([i for ids in entries if isinstance(ids, list) for i in ids if isinstance(i, int)], np.int64)
 
 
-# ----------------------------------------------------------------------------------------------- other model and ledger
+# -------------------------------------------------------------------------------------------------- errors and ledger
 
 
-def oks_of(evaluation: Evaluation) -> tuple[Ints, Floats]:
-    """Annotation ids (P,) of the people that were found, and their OKS (P,)."""
-    ids = schema.values(evaluation.sides.gt.persons["annotation_id"])
-    parts = list(zip(evaluation.sides.parts, evaluation.pairings, strict=True))
-    rows = [part.truth_rows[found.truth] for part, found in parts]
-    return (
-        ids[np.concatenate([*rows, np.empty(0, np.int64)])].astype(np.int64),
-        np.concatenate([*(found.oks for _, found in parts), np.empty(0)]),
-    )
+def off_by(table: pa.Table, width: int) -> Floats:
+    """(R, K) how far off the keypoints of rows are, to order them by: in sigma units, of rows that have none in px."""
+    sigma, px = (schema.matrix(table[name], width) for name in ("error_sigma", "error_px"))
+    return np.where(schema.valid(table["error_sigma"])[:, None], sigma, px)
 
 
 def losses(ledger: Path) -> tuple[Ints, Floats]:

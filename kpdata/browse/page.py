@@ -63,7 +63,7 @@ def write_page(
     disk refuses.
     """
     files.refuse_existing(Path(path), force)
-    people = people if images is None else replace(people, pictures=Pictures(Path(images)))
+    people = people if images is None else replace(people, pictures=replace(people.pictures, folder=Path(images)))
     page, notes = render(people, limit=limit)
     files.write_bytes(Path(path), page.encode("utf-8", "replace"), force=force)
     return notes

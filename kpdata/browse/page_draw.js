@@ -109,11 +109,14 @@ function title(p) {
 function numbers(p) {
   const parts = [["OKS", p.oks], ["score", p.score]].filter(([, value]) => value !== null)
     .map(([word, value]) => `${word} ${value.toFixed(2)}`);
+  const judged = p.oks === null ? p.classes.filter((kind) => kind >= GOOD) : []; // by a metric of single people
+  if (judged.length) parts.push(`${judged.filter((kind) => kind === GOOD).length} of ${judged.length} right`);
   if (p.labelled !== null) {
     const hidden = p.occluded ? `, ${p.occluded} hidden` : "";
     parts.push(`${p.size ? `${p.size}, ` : ""}${p.labelled} labelled${hidden}`);
   }
-  if (p.lost !== null) parts.push(`the other model: OKS ${p.otherOks.toFixed(2)}`);
+  if (p.otherOks !== null && p.lost !== null) parts.push(`the other model: OKS ${p.otherOks.toFixed(2)}`);
+  else if (p.lost !== null) parts.push(`the other model: ${(100 * p.lost).toFixed(0)} % more right`);
   if (p.loss !== null) parts.push(`loss ${p.loss.toPrecision(3)}`);
   return parts.join(" · ");
 }
@@ -123,10 +126,11 @@ function source(p) {
   return [p.file || `image ${p.image}`, ...ids.map(([word, id]) => `${word} ${id}`)].join(" · ");
 }
 
-// [kind, words] of the keypoints that are off, the farthest (in sigma units) first.
+// [kind, words] of the keypoints that are off, the farthest (in sigma units, without sigmas in px) first.
 function wrongOnes(p) {
+  const far = p.sigma.length ? p.sigma : p.off;
   const all = [...p.classes.keys()].filter((k) => p.classes[k] > GOOD)
-    .sort((a, b) => (p.sigma[b] ?? Infinity) - (p.sigma[a] ?? Infinity));
+    .sort((a, b) => (far[b] ?? Infinity) - (far[a] ?? Infinity));
   return all.map((k) => {
     const kind = data.errors[p.classes[k]], off = p.off[k];
     return [kind, `${plain(p.skeleton.keypoints[k])}: ${kind}, ${Number.isFinite(off) ? `${Math.round(off)} px off` : "no place"}`];

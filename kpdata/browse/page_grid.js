@@ -33,9 +33,9 @@ const SORTS = [
   ["file", "file name", (i) => columns.file_name[i]],
 ];
 
-// At the chosen keypoint, else at the worst one; in sigma units.
+// At the chosen keypoint, else at the worst one; in sigma units, without sigmas in px.
 function farthest(i) {
-  const values = list("error_sigma", i);
+  const values = list("error_sigma", i) || list("error_px", i);
   if (!values) return null;
   const k = filter.keypoint ? columnOf(i, filter.keypoint) : -1;
   const known = (k >= 0 ? [values[k]] : values).filter((value) => typeof value === "number");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +15,15 @@ from numpy.typing import NDArray
 
 from kpdata import schema
 from kpdata.arrays import lookup
-from kpdata.browse import facts
+from kpdata.browse import facts, scoring
 from kpdata.browse.annotations import annotation_statistics, annotation_table
 from kpdata.browse.pictures import Pictures, missing_pictures, pictures_of
-from kpdata.browse.scoring import RULE, scored
 from kpdata.checks.view import View as Arrays
 from kpdata.dataset import Dataset
 from kpdata.errors import BrowseError
-from kpdata.eval.evaluation import Evaluation
 from kpdata.eval.failures import FAILURES, KINDS
-from kpdata.eval.oks import Floats, Ints
+from kpdata.eval.oks import Ints
+from kpdata.eval.points import PointsEvaluation
 from kpdata.skeleton import Skeleton
 
 PEOPLE = pa.schema(
@@ -38,7 +38,10 @@ PEOPLE = pa.schema(
         ("suspect_keypoints", pa.list_(pa.int32())),  # columns
         ("proposed_keypoints", pa.list_(pa.float64())),  # 2K, px, the suggested label; NaN where it would stay
         ("other_oks", pa.float64()),  # of the same person with the model compared; null: none or not compared
-        ("lost", pa.float64()),  # other_oks - oks where the other model found the person better; null: not compared
+        (
+            "lost",
+            pa.float64(),
+        ),  # OKS (of single people: share of right keypoints) that the other model has more, or null
         ("loss", pa.float64()),  # of a training's ledger: mean of the keypoints in the last epochs; null: none
         ("train_distance", pa.float64()),  # to the nearest training pose (neighbours); null: none, or not compared
         ("novelty", pa.float64()),  # 0…1: share of training poses that are nearer to theirs
@@ -103,29 +106,27 @@ def gather(
 
     images: the folder of the pictures. compare: another model's predictions, scored alike. ledger: losses of a training
     (`facts.losses`). train: what the network learnt from: whose pose has it not seen (`neighbours`)? limit: about how
-    many people, the worst of each kind in turn; None: all. options: those of `evaluate_oks` (metric, skeleton, area,
-    mode, unknown_images, like, max_dets).
+    many people, the worst of each kind in turn; None: all. options: those of `kpdata.eval.evaluate` (metric, skeleton,
+    unknown_images, …), whose failures these are (`scoring.scored`).
 
     Raises BrowseError where there is nobody to show, no picture is found in `images`, or `compare` is given without
     predictions; EvaluationError where the two cannot be scored together.
     """
     from kpdata.browse import views
 
-    if predictions is None and (compare is not None or options):
-        what = "another model to compare with" if compare is not None else f"options {sorted(options)}"
-        raise BrowseError(f"{what}, but no predictions", hint="give the predictions and their ground truth")
     if limit is not None and limit < 1:
         raise BrowseError(f"limit {limit}: expected at least 1 person", hint="None shows all")
-    if predictions is None:
+    if predictions is not None:
+        found = _scored(gt, predictions, compare, options)
+    elif compare is None and not options:
         found = _annotated(gt, images)
     else:
-        evaluation = scored(gt, predictions, options)
-        other = None if compare is None else scored(gt, compare, options)
-        found = _scored(gt, evaluation, other)
+        what = "another model to compare with" if compare is not None else f"options {sorted(options)}"
+        raise BrowseError(f"{what}, but no predictions", hint="give the predictions and their ground truth")
     table, notes = found.table, list(found.notes)
     if ledger is not None:
-        table, told = _with_losses(table, ledger)
-        notes.extend(told)
+        table, more = _with_losses(table, ledger)
+        notes.extend(more)
     if not table.num_rows:
         raise BrowseError("nobody to show: the dataset has no people with keypoints")
     whole = table.num_rows
@@ -133,8 +134,8 @@ def gather(
     if table.num_rows < whole:
         notes.append(f"the worst {table.num_rows:,} of {whole:,} people are shown")
     if train is not None:
-        table, told = _with_neighbours(table, found.skeletons, train)
-        notes.extend(told)
+        table, more = _with_neighbours(table, found.skeletons, train)
+        notes.extend(more)
     pictures = pictures_of(gt, images, schema.values(table["image_id"]).tolist())
     notes.extend(missing_pictures(table, pictures, schema.texts(gt.images["file_name"])))
     made = replace(
@@ -186,29 +187,25 @@ def data_key(dataset: Dataset) -> str:
 # ----------------------------------------------------------------------------------------------------- with predictions
 
 
-def _scored(gt: Dataset, evaluation: Evaluation, other: Evaluation | None) -> People:
-    from kpdata.eval.report import precision_recall
-
-    failures = evaluation.failures()
+def _scored(gt: Dataset, predictions: Dataset, compare: Dataset | None, options: Mapping[str, Any]) -> People:
+    found, notes = scoring.scored(gt, predictions, options)
+    failures = found.failures()
     count, ids = failures.num_rows, facts.missing(failures["annotation_id"])
-    columns = {name: failures[name] for name in FAILURES.names}
-    columns |= _person_columns(gt, failures) | facts.suspicions(evaluation, failures)
-    found, words, *_ = facts.findings(gt, None)
-    columns["findings"] = _texts(words, lookup(found, ids))
-    if other is not None:
-        columns |= _compared(failures, *facts.oks_of(other))
-    parts = evaluation.sides.parts
-    lent = any(part.skeleton.sigma_source == RULE for part in parts)  # precision and recall by nobody's OKS
-    curves = precision_recall(evaluation.curves, parts[0].params) if parts and not lent else ()
+    columns = {name: failures[name] for name in FAILURES.names} | _person_columns(gt, failures)
+    columns |= facts.suspicions(gt, scoring.suspected(found), failures)
+    listed, words, *_ = facts.findings(gt, None)
+    columns["findings"] = _texts(words, lookup(listed, ids))
+    if compare is not None:
+        columns |= _compared(gt, found, scoring.scored(gt, compare, options)[0], ids)
     return People(
         table=schema.table(PEOPLE, count, columns),
-        skeletons={part.skeleton.name: part.skeleton for part in parts},
+        skeletons={part.skeleton.name: part.skeleton for part, *_ in scoring.analysed(found)},
         views=(),
         key="",
-        stats=dict(evaluation.stats),
-        notes=evaluation.notes,
-        per_keypoint=_per_keypoint(evaluation),
-        curves=tuple((line.name, line.x, line.y) for line in curves),
+        stats={name: value for name, value in found.stats.items() if not math.isnan(value)},
+        notes=notes,
+        per_keypoint=scoring.bars(found),
+        curves=tuple((line.name, line.x, line.y) for line in scoring.curves(found)),
     )
 
 
@@ -235,31 +232,16 @@ def _texts(words: list[str], place: Ints) -> pa.Array:
     return schema.strings([words[i] if i >= 0 else None for i in place.tolist()])
 
 
-def _compared(table: pa.Table, ids: Ints, oks: Floats) -> dict[str, pa.Array]:
-    place = lookup(ids, facts.missing(table["annotation_id"]))
-    theirs, found = facts.pick(oks, place).astype(np.float64), place >= 0
-    lost = theirs - schema.values(table["oks"], missing=0.0)
+def _compared(gt: Dataset, found: scoring.Found, other: scoring.Found, ids: Ints) -> dict[str, pa.Array]:
+    """other_oks and lost of the rows of these annotation ids."""
+    (known, mine), (listed, values) = (scoring.fits(gt, one) for one in (found, other))
+    ours, place = facts.pick(mine, lookup(known, ids)).astype(np.float64), lookup(listed, ids)
+    theirs = facts.pick(values, place).astype(np.float64)
+    lost, by_oks = theirs - ours, not isinstance(other, PointsEvaluation)
     return {
-        "other_oks": schema.fixed(theirs, pa.float64(), found),
-        "lost": schema.fixed(lost, pa.float64(), found & (lost > 0)),
+        "other_oks": schema.fixed(theirs, pa.float64(), (place >= 0) & by_oks),
+        "lost": schema.fixed(lost, pa.float64(), (place >= 0) & (lost > 0)),
     }
-
-
-def _per_keypoint(evaluation: Evaluation) -> dict[str, pa.Table]:
-    from kpdata.eval.errors import count_errors
-    from kpdata.eval.keypoints import per_keypoint
-
-    found = {}
-    for part, pairing, errors in zip(
-        evaluation.sides.parts, evaluation.pairings, evaluation.keypoint_errors, strict=True
-    ):
-        measured = per_keypoint(part, pairing).slice(0, len(part.skeleton) + 1)  # of all visibilities together
-        counts = count_errors(part, pairing, errors)
-        for name in counts.schema.names:
-            if name not in measured.schema.names:
-                measured = measured.append_column(counts.schema.field(name), counts[name])
-        found[part.skeleton.name] = measured
-    return found
 
 
 def _with_losses(table: pa.Table, ledger: Path) -> tuple[pa.Table, list[str]]:

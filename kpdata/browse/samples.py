@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kpdata import schema
 from kpdata.browse import ondisk
+from kpdata.browse.facts import off_by
 from kpdata.eval.errors import Kind
 from kpdata.schema import Visibility
 from kpdata.skeleton import Skeleton
@@ -45,7 +46,7 @@ FACTS = (
     ("suspicion", "suspicion", "How much a confident prediction contradicts the label, 0 to 1."),
     ("suspect", "suspect", "What is suspicious about the label."),
     ("other_oks", "other_oks", "OKS of the same person with the model compared."),
-    ("lost", "lost", "OKS that the model compared has more."),
+    ("lost", "lost", "OKS, or share of right keypoints, that the model compared has more."),
     ("loss", "loss", "Of the training's ledger, the last epoch's mean."),
     ("novelty", "novelty", "Share of training poses that are nearer to others of them than this pose is to any."),
     ("nearest", "nearest", "The nearest training poses, by annotation id."),
@@ -188,7 +189,7 @@ def _named(people: People, fields: Fields) -> list[dict[str, Any]]:
         if not fields.predicted:
             continue
         errors = np.round(_finite(schema.matrix(schema.take(table, rows)["error_px"], len(names))), 2)
-        sigma = _finite(schema.matrix(schema.take(table, rows)["error_sigma"], len(names)))
+        sigma = _finite(off_by(schema.take(table, rows), len(names)))
         some, worst = np.isfinite(sigma).any(axis=1), np.nan_to_num(sigma, nan=-1.0).argmax(axis=1)
         for place, row in enumerate(rows.tolist()):
             here = {n: e for n, e in zip(names, errors[place].tolist(), strict=True) if e == e}

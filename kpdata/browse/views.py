@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
+from kpdata.browse.facts import off_by
 from kpdata.errors import BrowseError
 from kpdata.eval.errors import Kind
 from kpdata.eval.oks import Bools, Floats
@@ -17,9 +18,9 @@ from kpdata.skeleton import Skeleton
 if TYPE_CHECKING:
     from kpdata.browse.people import People, View
 
-SURE, WRONG = 0.5, 0.75  # share of predictions that score no higher; OKS
+SURE, WRONG = 0.5, 0.75  # share of predictions that score no higher; OKS, or share of right keypoints
 CROWDED, OCCLUDED = 0.3, 0.5  # IoU with a neighbour's box; share of the labelled keypoints
-CHANGED = 0.05  # OKS: a step of COCO's thresholds (as in eval.comparison)
+CHANGED = 0.05  # OKS: a step of COCO's thresholds (as in eval.comparison); or share of right keypoints
 HARDEST = 0.1  # share of the people with a loss
 FEW = 5  # labelled keypoints
 NOVEL = 0.95  # share of training poses that are nearer to theirs
@@ -68,15 +69,8 @@ def _is(table: pa.Table, *kinds: str) -> Bools:
 
 def _whole(table: pa.Table) -> Iterator[View]:
     """Views of what became of people and predictions."""
-    oks, severity = schema.values(table["oks"]), schema.values(table["severity"])
-    matched = schema.valid(table["oks"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sure = matched & (severity >= SURE * (1 - oks))  # severity is confidence × (1 - OKS)
-    yield _view(
-        "worst",
-        f"Found with OKS below {WRONG} although the model was surer than of half of its predictions: sure and wrong.",
-        sure & (oks < WRONG),
-    )
+    by_oks = schema.valid(table["oks"])
+    yield _worst(table, by_oks)
     yield _view("missed", "Labelled people whom no prediction matched; the easiest to find first.",
                 _is(table, "missed person"))  # fmt: skip
     yield _view(
@@ -84,10 +78,26 @@ def _whole(table: pa.Table) -> Iterator[View]:
         "Predictions of nobody: background, and second ones of people found already; the surest first. "
         "Some are people whom nobody labelled.",
         _is(table, "background", "duplicate"),
+        None if by_oks.any() else np.nan_to_num(schema.values(table["score"], missing=0.0)),
     )
     inverted, swapped = _count(table, Kind.INVERSION), _count(table, Kind.SWAP)
     yield _view("inversions", "Left and right taken for each other; most keypoints first.", inverted > 0, inverted)
     yield _view("swaps", "Keypoints put on another person; most keypoints first.", swapped > 0, swapped)
+
+
+def _worst(table: pa.Table, by_oks: Bools) -> View:
+    """severity is confidence × (1 - OKS), of single people the share of keypoints that are not right."""
+    oks, severity = schema.values(table["oks"]), schema.values(table["severity"])
+    if not by_oks.any():
+        words = f"Found, and fewer than {WRONG:.0%} of the keypoints are right."
+        return _view("worst", words, schema.valid(table["classes"]) & (severity > 1 - WRONG))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sure = by_oks & (severity >= SURE * (1 - oks))
+    return _view(
+        "worst",
+        f"Found with OKS below {WRONG} although the model was surer than of half of its predictions: sure and wrong.",
+        sure & (oks < WRONG),
+    )
 
 
 def _count(table: pa.Table, kind: Kind) -> Floats:
@@ -105,9 +115,9 @@ def _missed_keypoints(table: pa.Table, skeletons: Mapping[str, Skeleton]) -> Ite
         rows = np.flatnonzero(mine)
         if not len(rows):
             continue
-        part = schema.take(table.select(["classes", "error_sigma"]), rows)
+        part = schema.take(table.select(["classes", "error_sigma", "error_px"]), rows)
         missed = schema.matrix(part["classes"], len(skeleton)) == Kind.MISS
-        far = schema.matrix(part["error_sigma"], len(skeleton))
+        far = off_by(part, len(skeleton))
         most = np.sort(np.argsort(-missed.sum(0), kind="stable")[:KEYPOINTS])
         for k in most.tolist():
             by, mask = np.zeros(len(mine)), np.zeros(len(mine), bool)
@@ -121,9 +131,10 @@ def _missed_keypoints(table: pa.Table, skeletons: Mapping[str, Skeleton]) -> Ite
 
 def _of_labels(table: pa.Table) -> Iterator[View]:
     """Views of labels and surroundings."""
+    better = f"by more than {CHANGED} (OKS, or share of right keypoints); most first."
     ranked = (
         ("suspicious", "suspicion", 0.0, "Labels that the model contradicts and is probably right; the surest first."),
-        ("lost", "lost", CHANGED, f"People whom the other model found better by more than {CHANGED} OKS; most first."),
+        ("lost", "lost", CHANGED, f"People whom the other model found better {better}"),
     )
     for name, column, least, sentence in ranked:
         value = schema.values(table[column])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -65,8 +67,8 @@ class Commands(typer.core.TyperGroup):
             console.warn("interrupted: what was there before is as it was")
             raise typer.Exit(130) from stop
         except Exception as problem:
-            # Usage errors and exits are typer's own; a closed pipe (`| head`) is nobody's mistake.
-            if isinstance(problem, BrokenPipeError) or type(problem).__module__.startswith("typer"):
+            # Usage errors and exits are typer's own, before 0.26 click's; a closed pipe (`| head`) is nobody's mistake.
+            if isinstance(problem, BrokenPipeError) or type(problem).__module__.startswith(("typer", "click")):
                 raise
             if os.environ.get("KPDATA_DEBUG"):
                 raise
@@ -125,7 +127,10 @@ def _command(name: str) -> Any:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """The app on this process's arguments, ended by SystemExit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process: what is said is said to nobody
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     console.prepare()
     app(prog_name="kpdata")
 

@@ -6,7 +6,10 @@ import atexit
 import gc
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
+
+_OUTPUTS = ("--report", "--plot", "--matches", "--failures", "--suspects", "--arrays")  # what is there is not read
 
 
 def main() -> None:
@@ -36,9 +39,11 @@ def _look_ahead(words: list[str]) -> None:
     gc.set_threshold(100_000)  # hardly anything that imports and readers allocate is garbage
     from kpdata.converters import _ahead
 
-    # Predictions are named first and asked for first; the ground truth is scanned while they become columns.
-    _ahead.begin([Path(word) for word in words if _is_file(Path(word))])
-    if folders := [Path(word) for word in words if _is_file(Path(word, "persons.parquet"))]:
+    named = [(before, word) for before, word in pairwise(["", *words]) if before not in _OUTPUTS]
+    # Predictions are asked for first; the ground truth is scanned while they become columns.
+    named.sort(key=lambda pair: pair[0] == "--gt")
+    _ahead.begin(Path(word) for _, word in named if _is_file(Path(word)))
+    if folders := [Path(word) for _, word in named if _is_file(Path(word, "persons.parquet"))]:
         from kpdata import dataset
 
         for folder in folders:
@@ -56,15 +61,24 @@ def _leave(code: int) -> None:
     """End the process at once: taking a hundred megabytes of arrays and modules apart costs a tenth of the whole.
 
     What is registered to run at the end runs, and what is written is written. A stream that is closed (`| head`) is
-    left to Python's own end, which knows what to say.
+    left to Python's own end, which knows what to say, and so is a process that somebody looks into.
     """
+    if _watched():
+        return
+    atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError):
         return
-    atexit._run_exitfuncs()
     os._exit(code)
+
+
+def _watched() -> bool:
+    """A profiler, a debugger or a measurement of coverage is on, which tells what it saw when this returns."""
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
+    tools = map(monitoring.get_tool, range(6)) if monitoring else ()
+    return bool(sys.gettrace() or sys.getprofile() or any(tools))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from kpdata.errors import MissingExtra
 
 if TYPE_CHECKING:
     from kpdata.train.config import Config, SourceConfig
-    from kpdata.train.loop import Result
+    from kpdata.train.run import Result
 
 
 def _path(name: str, text: str, metavar: str = "DIR") -> Any:
@@ -124,7 +124,7 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16"] | None,
     _number("--precision", "auto (unless given: bf16 on a GPU), fp32 or bf16.", "P"),
 ]
-Graph = Annotated[bool, typer.Option("--graph", help="One CUDA graph a step: quicker at small batches on a GPU.")]
+Graph = Annotated[bool, typer.Option("--graph", help="One CUDA graph a step: quicker on a GPU.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="torch.compile of the network's parts: minutes once, then quicker.")
 ]

@@ -42,7 +42,16 @@ class _Begun:
         self.path, self.known, self.ready = path, dict[str, Any](), threading.Event()
 
     def open(self) -> list[_scanner.Scanning]:
-        """Look at the document; what is to be scanned of it."""
+        """Look at the document; what is to be scanned of it. Nothing where that fails: whoever wants the file meets
+        it again, and says it."""
+        try:
+            return self._open()
+        except Exception:
+            return []
+        finally:
+            self.ready.set()
+
+    def _open(self) -> list[_scanner.Scanning]:
         from kpdata.converters._source import Source
 
         source = Source(self.path)
@@ -66,23 +75,19 @@ _threads: list[threading.Thread] = []
 
 def begin(paths: Iterable[Path]) -> None:
     """Start to read and scan these files, one after the other, where the scanner was compiled; the caller goes on."""
-    if not _scanner.usable():
+    files = [_Begun(path) for path in dict.fromkeys(paths)]
+    if not files or not _scanner.usable():
         return
-    files = [_Begun(path) for path in paths]
     usual = sys.getswitchinterval()
 
     def work() -> None:
         try:
             for file in files:
-                try:
-                    begun = file.open()
-                except Exception:  # whoever wants the file meets it again, and says it
-                    begun = []
-                finally:
-                    file.ready.set()
-                for scanning in begun:
+                for scanning in file.open():
                     scanning.work()
         finally:
+            for file in files:
+                file.ready.set()  # whatever happened, nobody waits for good
             sys.setswitchinterval(usual)
 
     _begun.update((file.path, file) for file in files)

@@ -59,7 +59,7 @@ class Scanning:
                         self._failed = True
                     else:
                         self._parts[number] = part
-        except (OSError, MemoryError):  # in a thread nobody would hear of it: the long way meets it again, and says so
+        except Exception:  # in a thread nobody would hear of it: the long way meets it again, and says so
             self._failed = True
         finally:
             with self._idle:

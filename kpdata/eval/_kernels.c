@@ -2,8 +2,8 @@
    each is for and does the same without this module.
 
    Every sum, product and quotient is one rounding of doubles in NumPy's order, so that both ways give the same bits;
-   exp and the sum over keypoints stay NumPy's own. Arrays come as buffers whose lengths are checked against each other;
-   positions inside them are the caller's word. No Python object is touched while a loop runs. */
+   exp and the sum over keypoints stay NumPy's own. Arrays come as contiguous buffers; their lengths, and positions of one
+   in another, are checked before they are followed. No Python object is touched while a loop runs. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -43,6 +43,8 @@ static PyObject *unfit(Views *v, const char *name) {
     return give_back(v, NULL);
 }
 
+static int outside(int64_t position, int64_t count) { return position < 0 || position >= count; }
+
 /* extents(keypoints, rows, low, high): least and greatest x, y of the keypoints of each row, NaN where one is NaN. */
 static PyObject *extents(PyObject *module, PyObject *args) {
     (void)module;
@@ -51,10 +53,11 @@ static PyObject *extents(PyObject *module, PyObject *args) {
     Py_ssize_t n = v.view[1].len / 8, k = PyLong_AsSsize_t(PyTuple_GetItem(args, 4));
     if (k < 1 || v.view[2].len != n * 16 || v.view[3].len != n * 16) return unfit(&v, "extents");
     const double *xy = v.view[0].buf;
-    const int64_t *rows = v.view[1].buf;
+    const int64_t *rows = v.view[1].buf, people = v.view[0].len / 16 / k;
     double *low = v.view[2].buf, *high = v.view[3].buf;
+    int wrong = 0;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < n; i++) {
+    for (Py_ssize_t i = 0; i < n && !(wrong = outside(rows[i], people)); i++) {
         const double *p = xy + rows[i] * k * 2;
         double x0 = p[0], y0 = p[1], x1 = p[0], y1 = p[1], odd_x = p[0] - p[0], odd_y = p[1] - p[1];
         for (Py_ssize_t j = 1; j < k; j++) {
@@ -72,7 +75,7 @@ static PyObject *extents(PyObject *module, PyObject *args) {
         low[2 * i] = x0, low[2 * i + 1] = y0, high[2 * i] = x1, high[2 * i + 1] = y1;
     }
     Py_END_ALLOW_THREADS
-    return give_back(&v, Py_NewRef(Py_None));
+    return wrong ? unfit(&v, "extents") : give_back(&v, Py_NewRef(Py_None));
 }
 
 /* near(first, counts, dt_box, gt_box, d, g) -> how many pairs of detection i with ground truth first[i] … have boxes
@@ -85,10 +88,13 @@ static PyObject *near(PyObject *module, PyObject *args) {
     if (v.view[1].len != n * 8 || v.view[2].len != n * 32 || v.view[5].len != room * 8) return unfit(&v, "near");
     const int64_t *first = v.view[0].buf, *counts = v.view[1].buf;
     const double *dt = v.view[2].buf, *gt = v.view[3].buf;
+    const int64_t people = v.view[3].len / 32;
     int64_t *d = v.view[4].buf, *g = v.view[5].buf;
+    int wrong = 0;
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < n; i++) {
         const double *a = dt + 4 * i;
+        if ((wrong = first[i] < 0 || counts[i] < 0 || counts[i] > people - first[i])) break;
         for (int64_t j = first[i]; j < first[i] + counts[i]; j++) {
             const double *b = gt + 4 * j;
             if (a[0] > b[2] || a[1] > b[3] || a[2] < b[0] || a[3] < b[1] || found == room) continue;
@@ -96,7 +102,7 @@ static PyObject *near(PyObject *module, PyObject *args) {
         }
     }
     Py_END_ALLOW_THREADS
-    return give_back(&v, PyLong_FromSsize_t(found));
+    return wrong ? unfit(&v, "near") : give_back(&v, PyLong_FromSsize_t(found));
 }
 
 /* terms(keypoints, rows, people, g, joints, variances, areas, out, k, n): -e of the first n labelled keypoints of each
@@ -107,23 +113,27 @@ static PyObject *terms(PyObject *module, PyObject *args) {
     if (!take(&v, args, "yyyyyyyw")) return give_back(&v, NULL);
     Py_ssize_t pairs = v.view[1].len / 8, k = PyLong_AsSsize_t(PyTuple_GetItem(args, 8));
     Py_ssize_t n = PyLong_AsSsize_t(PyTuple_GetItem(args, 9));
-    if (n < 1 || n > k || v.view[3].len != pairs * 8 || v.view[5].len != k * 8 || v.view[7].len != pairs * n * 8)
+    int64_t persons = v.view[6].len / 8, detections = k < 1 ? 0 : v.view[0].len / 16 / k;
+    if (n < 1 || n > k || v.view[3].len != pairs * 8 || v.view[5].len != k * 8 || v.view[7].len != pairs * n * 8 ||
+        v.view[2].len != persons * k * 16 || v.view[4].len != persons * k * 8)
         return unfit(&v, "terms");
     const double *found = v.view[0].buf, *people = v.view[2].buf, *variances = v.view[5].buf, *areas = v.view[6].buf;
     const int64_t *rows = v.view[1].buf, *g = v.view[3].buf, *joints = v.view[4].buf;
     double *out = v.view[7].buf;
+    int wrong = 0;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < pairs; i++) {
+    for (Py_ssize_t i = 0; i < pairs && !wrong; i++) {
+        if ((wrong = outside(rows[i], detections) || outside(g[i], persons))) break;
         const double *theirs = found + rows[i] * k * 2, *own = people + g[i] * k * 2;
         const int64_t *which = joints + g[i] * k;
         double area = areas[g[i]];
-        for (Py_ssize_t j = 0; j < n; j++) {
+        for (Py_ssize_t j = 0; j < n && !(wrong = outside(which[j], k)); j++) {
             double dx = theirs[2 * which[j]] - own[2 * j], dy = theirs[2 * which[j] + 1] - own[2 * j + 1];
             *out++ = -((dx * dx + dy * dy) / variances[which[j]] / area / 2);
         }
     }
     Py_END_ALLOW_THREADS
-    return give_back(&v, Py_NewRef(Py_None));
+    return wrong ? unfit(&v, "terms") : give_back(&v, Py_NewRef(Py_None));
 }
 
 static double above_zero(double x) { return x > 0 || x != x ? x : 0; }
@@ -135,13 +145,16 @@ static PyObject *box_terms(PyObject *module, PyObject *args) {
     Views v;
     if (!take(&v, args, "yyyyyyw")) return give_back(&v, NULL);
     Py_ssize_t pairs = v.view[1].len / 8, k = PyLong_AsSsize_t(PyTuple_GetItem(args, 7));
-    if (k < 1 || v.view[3].len != pairs * 8 || v.view[4].len != k * 8 || v.view[6].len != pairs * k * 8)
+    int64_t persons = v.view[5].len / 8, detections = k < 1 ? 0 : v.view[0].len / 16 / k;
+    if (k < 1 || v.view[3].len != pairs * 8 || v.view[4].len != k * 8 || v.view[6].len != pairs * k * 8 ||
+        v.view[2].len != persons * 32)
         return unfit(&v, "box_terms");
     const double *found = v.view[0].buf, *boxes = v.view[2].buf, *variances = v.view[4].buf, *areas = v.view[5].buf;
     const int64_t *rows = v.view[1].buf, *g = v.view[3].buf;
     double *out = v.view[6].buf;
+    int wrong = 0;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < pairs; i++) {
+    for (Py_ssize_t i = 0; i < pairs && !(wrong = outside(rows[i], detections) || outside(g[i], persons)); i++) {
         const double *xy = found + rows[i] * k * 2, *box = boxes + 4 * g[i];
         double area = areas[g[i]];
         for (Py_ssize_t j = 0; j < k; j++, xy += 2) {
@@ -151,7 +164,7 @@ static PyObject *box_terms(PyObject *module, PyObject *args) {
         }
     }
     Py_END_ALLOW_THREADS
-    return give_back(&v, Py_NewRef(Py_None));
+    return wrong ? unfit(&v, "box_terms") : give_back(&v, Py_NewRef(Py_None));
 }
 
 /* One choice of cocoeval.py:283–299 among pairs `from` … `to` - 1; -1 where nobody is free and near enough. */
@@ -177,12 +190,16 @@ static PyObject *greedy(PyObject *module, PyObject *args) {
     int64_t pairs = v.view[0].len / 8, people = v.view[4].len, limits = v.view[5].len / 8;
     int64_t ranges = people ? v.view[3].len / people : 0, cells = ranges * limits;
     int64_t results = cells ? v.view[6].len / 4 / cells : 0;
-    if (v.view[1].len != pairs * 8 || v.view[2].len != pairs * 8 || v.view[7].len != people) return unfit(&v, "greedy");
+    if (v.view[1].len != pairs * 8 || v.view[2].len != pairs * 8 || v.view[7].len != people || pairs > INT32_MAX)
+        return unfit(&v, "greedy");
     const int64_t *d = v.view[0].buf, *g = v.view[1].buf;
     const double *oks = v.view[2].buf, *limit = v.view[5].buf;
     const char *ignored = v.view[3].buf, *crowd = v.view[4].buf;
     char *taken = v.view[7].buf;
+    int wrong = 0;
     Py_BEGIN_ALLOW_THREADS
+    for (int64_t p = 0; p < pairs && cells; p++) wrong |= outside(d[p], results) || outside(g[p], people);
+    if (wrong) cells = 0;
     for (int64_t cell = 0; cell < cells; cell++) {
         const char *out_of_range = ignored + cell / limits * people;
         int32_t *matched = (int32_t *)v.view[6].buf + cell * results;
@@ -190,13 +207,13 @@ static PyObject *greedy(PyObject *module, PyObject *args) {
         for (int64_t from = 0, to; from < pairs; from = to) {
             for (to = from + 1; to < pairs && d[to] == d[from]; to++) {}
             int64_t p = choose(oks, g, from, to, out_of_range, crowd, taken, limit[cell % limits]);
-            if (p < 0 || d[p] >= results) continue;
+            if (p < 0) continue;
             matched[d[p]] = (int32_t)p;
             taken[g[p]] = 1;
         }
     }
     Py_END_ALLOW_THREADS
-    return give_back(&v, Py_NewRef(Py_None));
+    return wrong ? unfit(&v, "greedy") : give_back(&v, Py_NewRef(Py_None));
 }
 
 static PyMethodDef methods[] = {

@@ -36,9 +36,10 @@ def extents(keypoints: Floats, rows: Ints | None = None, *, skip_nan: bool = Fal
     """
     n, k = len(keypoints) if rows is None else len(rows), keypoints.shape[1]
     low, high = np.empty((n, 2)), np.empty((n, 2))
-    kernels = None if skip_nan else compiled()
-    if kernels is not None and keypoints.flags.c_contiguous and keypoints.dtype == np.float64:
-        kernels.extents(keypoints, np.arange(n) if rows is None else rows, low, high, k)
+    plain = keypoints.flags.c_contiguous and keypoints.dtype == np.float64 and k > 0 and keypoints.shape[2:] == (2,)
+    if plain and not skip_nan and (kernels := compiled()) is not None:
+        # int64 by name: NumPy 1 counts in 32 bits on Windows.
+        kernels.extents(keypoints, np.arange(n, dtype=np.int64) if rows is None else rows, low, high, k)
         return low, high
     # Folded in halves, in blocks that fit the cache: min(axis=1) of so short an axis is six times slower.
     least, greatest = (np.fmin, np.fmax) if skip_nan else (np.minimum, np.maximum)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -310,6 +311,8 @@ class Loader:
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # its own: else each epoch would take a number of the training's
         )
+        # At the end of a process that still holds its loader, Python asks workers by SIGTERM, which they sit out.
+        weakref.finalize(self, _dismiss, self._loader)
 
     @property
     def position(self) -> tuple[int, int]:
@@ -340,7 +343,7 @@ class Loader:
                 if isinstance(found, Failure):
                     raise TrainError(found.message, hint=found.hint)
                 yield found
-        except RuntimeError as problem:
+        except (RuntimeError, ConnectionError, EOFError) as problem:
             if died := worker_died(problem):
                 raise died from problem
             raise
@@ -395,6 +398,12 @@ def _warp_into(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _dismiss(loader: DataLoader[Any]) -> None:
+    """Ends the workers that are kept from one epoch to the next."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _start_worker(number: int) -> None:

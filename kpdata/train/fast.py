@@ -67,11 +67,14 @@ def check(config: _Options, device: torch.device, world: int = 1) -> None:
 def hint(config: _Options, device: torch.device, world: int = 1) -> str:
     """What would make the same training faster here, in words; empty where nothing would.
 
-    Measured for HRNet-W32 at 256 x 192 on an H100 with batches of 128 and 256 (benchmarks/README.md).
+    Measured at 192 x 256 with batches of 128 and 256 (benchmarks/README.md).
     """
     if device.type != "cuda" or config.graph or config.accumulate > 1 or world > 1:
         return ""
-    return "--graph makes a step on a GPU 1.2 to 1.4 times as fast; with --compile, after minutes, 1.7 to 2 times"
+    return (
+        "--graph made the steps of hrnet_w32 on an H100 1.2 to 1.4 times as fast; with --compile, after a minute or "
+        "two, 1.7 to 2 times"
+    )
 
 
 def _expect_compiler(device: torch.device) -> None:
@@ -101,11 +104,17 @@ def in_bf16(net: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class _AllAtOnce(torch.autograd.Function):
-    """Tensors of fp32 -> the same in bf16; their gradients the other way."""
+    """Tensors of fp32 -> the same in bf16; their gradients the other way.
+
+    The copies live until all gradients are there. Without that each would be freed when its own layer is through with
+    it, as far as the host knows: on the stream that made it, while a branch on another one may still have to read it.
+    """
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return _as_type(tensors, torch.bfloat16)
+        copies = _as_type(tensors, torch.bfloat16)
+        ctx.save_for_backward(*copies)
+        return copies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
@@ -190,18 +199,23 @@ class GraphedStep:
 
     def __call__(self, batch: Batch) -> Tensor:
         """A step on a batch on the host (pinned: without a wait) or the device; the loss is a copy, free to keep."""
-        if self.static is None:
-            self.static, self.staged = (buffers_like(batch, self.device) for _ in range(2))
-            self._record(self.static)
-        else:
-            self._bring(self.static, batch)
-        self.graph.replay()
-        assert self.loss is not None
-        return self.loss.clone()
+        with torch.cuda.device(self.device):  # torch captures what the current one does, cuda:0 unless told
+            if self.static is None:
+                static, self.staged = (buffers_like(batch, self.device) for _ in range(2))
+                self._record(static)
+                self.static = static
+            else:
+                self._bring(self.static, batch)
+            self.graph.replay()
+            assert self.loss is not None
+            return self.loss.clone()
 
     def _bring(self, static: Batch, batch: Batch) -> None:
         """From the host, which takes some ms for packed crops, while the step before runs; then a copy on the GPU."""
         assert self.staged is not None
+        if batch.images.is_cuda:  # made by what is queued here, for which the copier would not wait
+            fill(static, batch)
+            return
         here = torch.cuda.current_stream(self.device)
         self.copier.wait_event(self.taken)
         with torch.cuda.stream(self.copier):
@@ -211,13 +225,14 @@ class GraphedStep:
         self.taken.record(here)
 
     def _record(self, batch: Batch) -> None:
-        here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        here = torch.cuda.current_stream(self.device)
+        side, own = (torch.cuda.Stream(self.device) for _ in range(2))  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
             rehearse(self.work, batch, self.net, self.optimizer, also=self.also)
         here.wait_stream(side)
         # "thread_local": the loader's thread pins memory meanwhile, which "global" takes for a mistake.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=own, capture_error_mode="thread_local"):
             self.loss = self.work(batch).detach()
 
 

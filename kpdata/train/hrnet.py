@@ -166,7 +166,7 @@ def _side_by_side(
     and the current stream goes on after all of them. One after the other where there are no streams."""
     if not streams:
         return [job() for job in jobs]
-    here = torch.cuda.current_stream()
+    here = torch.cuda.current_stream(inputs[0].device)
     lanes = [here, *streams][: len(jobs)]
     for lane in lanes[1:]:
         lane.wait_stream(here)

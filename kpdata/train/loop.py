@@ -10,97 +10,30 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kpdata.errors import TrainError
 from kpdata.train import distributed, fast, optim
 from kpdata.train.batch import Batch
 from kpdata.train.checkpoint import Checkpoint, require_same, save_checkpoint
-from kpdata.train.config import Config
-from kpdata.train.distributed import ALONE, Ranks
 from kpdata.train.hrnet import count_batches
 from kpdata.train.ledger import FOLDER, Recorder
 from kpdata.train.losses import heatmap_loss, weights_by_name
 from kpdata.train.prepare import prepare
-from kpdata.train.spec import NetworkSpec
+from kpdata.train.run import Line, Reason, Result, Run
 from kpdata.train.watch import Interruption, Window, enough_memory
 
 CHECK_EVERY = 50  # steps from one look at the losses to the next
 CHECK_SECONDS = 5.0  # the same on slow machines
 SAVE_SECONDS = 60.0  # an epoch without an evaluation is saved if the last checkpoint is older
 BEST, LAST = "best.pt", "last.pt"
-
-Reason = Literal["finished", "early stop", "interrupted", "step limit"]
-Line = dict[str, Any]
-Validate = Callable[[nn.Module], dict[str, float]]
-
-
-class Loader(Protocol):
-    """Batches of people; `data.Loader` is one. position: (epoch, people of all processes used in it) of the next loop
-    over it, set to resume; per_epoch: batches of a whole epoch."""
-
-    position: tuple[int, int]
-
-    @property
-    def per_epoch(self) -> int: ...
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that a training is made of.
-
-    validate: called with the network in `eval()` (the moving average's where there is one) on every process, of which
-    the first one's numbers count; the first number decides what is best (larger is better), on a tie a smaller `loss`.
-    log: takes a line, plain data with `event` of `start`, `train`, `evaluation`, `end`; on process 0 alone, as
-    `picture`, which is called with the network and the epoch at each evaluation. policies, source_weights: of `prepare`
-    and `heatmap_loss`, a row or number for each source. annotation_ids, image_ids (N,): of the loader's table of
-    people, for the ledger.
-    """
-
-    config: Config
-    spec: NetworkSpec
-    net: nn.Module
-    loader: Loader
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    validate: Validate | None = None
-    log: Callable[[Line], None] = lambda line: None
-    picture: Callable[[nn.Module, int], None] | None = None
-    policies: Tensor | None = None
-    source_weights: Tensor | None = None
-    annotation_ids: NDArray[np.int64] | None = None
-    image_ids: NDArray[np.int64] | None = None
-    ranks: Ranks = ALONE
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of it. epochs: finished ones. metrics: of the last evaluation, best: of the best one (empty without).
-
-    loss: mean of the last epoch's steps. images_per_second of all processes and waits, the share of the time in which
-    the loop stood waiting for data, are those of this run's training without its evaluations.
-    """
-
-    reason: Reason
-    epochs: int
-    steps: int
-    loss: float
-    metrics: dict[str, float]
-    best: dict[str, float]
-    best_epoch: int | None
-    last_checkpoint: Path
-    best_checkpoint: Path | None
-    images_per_second: float
-    waits: float
 
 
 def fit(run: Run, resume: Checkpoint | None = None) -> Result:
@@ -114,18 +47,12 @@ def fit(run: Run, resume: Checkpoint | None = None) -> Result:
     """
     with enough_memory(run.config), Interruption() as stop:
         loop = Loop(run)
-        if resume is not None:
-            loop.restore(resume)
-        loop.say("start", **loop.facts)
-        if hint := fast.hint(run.config, run.device, run.ranks.world):
-            loop.say("note", text=hint)
-        reason: Reason = "finished"
-        while reason == "finished" and loop.epoch < run.config.epochs:
-            loop.train_epoch(stop)
-            reason = "interrupted" if stop.asked else loop.finish_epoch(stop)
-        if reason in ("interrupted", "step limit"):
-            loop.save_last()
-        return loop.result(reason)
+        try:
+            if resume is not None:
+                loop.restore(resume)
+            return loop.run_all(stop)
+        finally:
+            loop.graph = None  # now, with all its memory: it holds the loop and the loop holds it
 
 
 class Loop:
@@ -151,7 +78,7 @@ class Loop:
         self.recorder = self._recorder()
         self.bf16 = optim.precision(config, run.device) == "bf16"
         # Under DistributedDataParallel gradients must come one by one, to be averaged while others are computed.
-        self.network = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else self._autocast
+        self.short = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else None
         self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
         if config.graph:
             fast.branches_on_streams(self.net)
@@ -175,6 +102,20 @@ class Loop:
         self.saved_at = time.perf_counter()
 
     # --------------------------------------------------------------------------------------------------------- training
+
+    def run_all(self, stop: Interruption) -> Result:
+        """From where it stands to an end."""
+        config = self.run.config
+        self.say("start", **self.facts)
+        if hint := fast.hint(config, self.device, self.run.ranks.world):
+            self.say("note", text=hint)
+        reason: Reason = "finished"
+        while reason == "finished" and self.epoch < config.epochs:
+            self.train_epoch(stop)
+            reason = "interrupted" if stop.asked else self.finish_epoch(stop)
+        if reason in ("interrupted", "step limit"):
+            self.save_last()
+        return self.result(reason)
 
     def train_epoch(self, stop: Interruption) -> None:
         """The rest of the current epoch, or less where `stop` or the step limit say so."""
@@ -221,7 +162,7 @@ class Loop:
         if self.on_cuda:
             images = images.contiguous(memory_format=torch.channels_last)
         with distributed.apart(self.wrapped, not last):
-            maps = self.network(images)
+            maps = self._maps(images)
             loss, errors = heatmap_loss(
                 maps, targets, weights, kind=self.run.config.loss, hard=self.run.config.hard, known=batch.known,
                 keypoint_weights=self.keypoint_weights, source=None if self.source_weights is None else batch.source,
@@ -232,7 +173,9 @@ class Loop:
             self.recorder.record(batch.index, errors)
         return loss.detach()
 
-    def _autocast(self, images: Tensor) -> Tensor:
+    def _maps(self, images: Tensor) -> Tensor:
+        if self.short is not None:
+            return self.short(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             maps: Tensor = self.wrapped(images)
         return maps

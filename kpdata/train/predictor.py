@@ -30,6 +30,7 @@ from kpdata.train.checkpoint import open_network
 from kpdata.train.distributed import pick_device
 from kpdata.train.nms import rescored
 from kpdata.train.spec import Colour, NetworkSpec
+from kpdata.train.watch import about_memory
 
 Floats = NDArray[np.float64]
 
@@ -156,7 +157,7 @@ class Predictor:
         try:
             yield
         except RuntimeError as problem:
-            if not isinstance(problem, torch.OutOfMemoryError) and "allocate memory" not in str(problem):
+            if not about_memory(problem):
                 raise
             hint = f"--batch {count // 2}" if count > 1 else "--device cpu"
             raise TrainError(f"{self.device}: too little memory for {count} crops at once", hint=hint) from problem

@@ -30,7 +30,8 @@ from kpdata.train import distributed, optim
 from kpdata.train.checkpoint import Checkpoint, load_checkpoint
 from kpdata.train.config import Config, resumable
 from kpdata.train.logs import LOG, Line, Logs, finite, prediction_sheet
-from kpdata.train.loop import BEST, LAST, Result, Run, fit
+from kpdata.train.loop import BEST, LAST, fit
+from kpdata.train.run import Result, Run
 from kpdata.train.setup import Setup, hashes, set_up, workers
 from kpdata.train.validation import Validator
 

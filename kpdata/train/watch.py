@@ -19,6 +19,8 @@ from kpdata.errors import TrainError
 from kpdata.train.batch import Batch
 from kpdata.train.config import Config
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says on any device
+
 
 class Window:
     """The steps since the last look: losses on the device, ids on the host, time."""
@@ -92,8 +94,7 @@ def enough_memory(config: Config) -> Iterator[None]:
     except RuntimeError as problem:
         if died := worker_died(problem):
             raise died from problem
-        words = ("out of memory", "can't allocate memory", "not enough memory")
-        if not isinstance(problem, torch.OutOfMemoryError) and not any(word in str(problem) for word in words):
+        if not about_memory(problem):
             raise
         half = config.batch // 2
         hint = f"--batch {half} --accumulate {2 * config.accumulate} makes the same steps with about half of it"
@@ -104,10 +105,21 @@ def enough_memory(config: Config) -> Iterator[None]:
         raise TrainError(f"too little memory for {what}", hint=hint) from problem
 
 
-def worker_died(problem: RuntimeError) -> TrainError | None:
+def about_memory(problem: BaseException | None) -> bool:
+    """Whether this, or what it came of, is too little memory: a graph's recording that lacks it first tells that it was
+    broken off."""
+    while problem is not None and not any(words in str(problem) for words in _NO_MEMORY):
+        problem = problem.__context__
+    return problem is not None
+
+
+def worker_died(problem: Exception) -> TrainError | None:
     """The sentence for a worker of the loader that died, None for another problem. torch says it by an exception that
-    its handler of SIGCHLD raises wherever the training is at that moment."""
-    if "DataLoader worker" not in str(problem):
+    its handler of SIGCHLD raises wherever the training is at that moment; or, when what the worker had sent is fetched
+    from it, the connection breaks."""
+    broke = isinstance(problem, ConnectionError | EOFError)
+    if not broke and not any(words in str(problem) for words in ("DataLoader worker", "Pin memory thread exited")):
         return None
+    why = [*str(problem).splitlines(), repr(problem)][-1 if broke else 0]
     hint = "too little memory (or shared memory, in a container)? fewer --workers or a smaller --batch need less"
-    return TrainError(f"a worker of the loader died ({str(problem).splitlines()[0]})", hint=hint)
+    return TrainError(f"a worker of the loader died ({why})", hint=hint)

@@ -193,6 +193,15 @@ def test_a_crop_shows_what_lies_under_the_keypoints(scenes, tmp_path):
     np.testing.assert_allclose(centre, expected, atol=0.6)
 
 
+def test_a_folder_beside_embedded_pictures(scenes, tmp_path):
+    """What the folder does not have, the dataset's own pictures show."""
+    gt, _, folder = scenes
+    names = zip(gt.images["image_id"].to_pylist(), gt.images["file_name"].to_pylist(), strict=True)
+    own = Pictures(embedded={number: folder / name for number, name in names})
+    assert write_page(replace(gather(gt), pictures=own), tmp_path / "page.html", images=tmp_path) == []
+    assert all(Page((tmp_path / "page.html").read_text(encoding="utf-8")).pictures)
+
+
 def test_pictures_that_are_missing_are_counted(people, tmp_path):
     """The page is written all the same, and one sentence, on it too, says how many and which file was tried."""
     found = replace(people, pictures=Pictures())

@@ -445,3 +445,35 @@ def test_a_dataset_without_predictions(chromium, scenes, tmp_path):
         page.select_option("#what", "occluded")
         column = schema.matrix(found.table["visibility"], 17)[:, NAMES.index("left_knee")]
         assert count(page) == (column == 1).sum()
+
+
+# ------------------------------------------------------------------------------------------------------- single people
+
+
+@pytest.fixture
+def judged(chromium, tmp_path):
+    """(rows of MPII with another model, their page)"""
+    gt = synth.synthesize(12, seed=3, skeleton="mpii_16")
+    one, two = (synth.simulate_predictions(gt, seed=seed, miss=0.1)[0] for seed in (1, 2))
+    people = gather(gt, one, compare=two)
+    write_page(people, tmp_path / "page.html")
+    for window in opened(chromium, tmp_path / "page.html"):
+        yield rows_of(people), window
+
+
+def test_single_people_say_how_many_keypoints_are_right(judged):
+    """Cards count what PCKh counts, chips count the kinds, and the farthest in px comes first."""
+    rows, window = judged
+    for row, card in zip(rows, window.locator(".card").all_text_contents(), strict=True):
+        known = [kind for kind in row["classes"] or [] if kind >= 0]
+        assert (f"{known.count(0)} of {len(known)} right" in card) == bool(known)
+        assert ("the other model: " in card) == (row["lost"] is not None)
+        assert "OKS" not in card
+    assert any(row["lost"] for row in rows)
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        chip = window.locator(f".chip[data-kind='{kind}'] small").inner_text()
+        assert int(chip) == sum(row["kind"] == kind for row in rows)
+    window.select_option("#sort", "far")
+    far = [max((px for px in row["error_px"] or [] if np.isfinite(px)), default=-1.0) for row in rows]
+    worst = rows[int(np.argmax(far))]
+    assert f"person {worst['annotation_id']}" in window.locator(".card").first.text_content()

@@ -14,10 +14,11 @@ import pytest
 from kpdata import read, schema
 from kpdata.browse.people import PEOPLE, data_key, gather, narrowed, worst
 from kpdata.browse.pictures import Pictures, missing_pictures
-from kpdata.browse.scoring import lent
 from kpdata.errors import BrowseError, EvaluationError
 from kpdata.eval import evaluate
-from kpdata.skeleton import Skeleton, load
+from kpdata.eval.errors import KINDS
+from kpdata.eval.report.points import from_points
+from kpdata.skeleton import load
 from kpdata.synth import simulate_predictions, synthesize, write_images
 
 
@@ -249,36 +250,113 @@ def test_one_view_alone(gt, people):
         narrowed(people, "lots")
 
 
-def test_data_with_a_measure_of_their_own():
-    """MPII has no sigmas: failures are told by COCO's of the same points, the numbers are PCKh, and a note says so."""
-    gt = synthesize(10, seed=3, skeleton="mpii_16")
+def _same_as_the_evaluation(people, result):
+    """The same rows, kinds and counts: of the table, of the bars, and of what `kpdata eval --why` and its page show."""
+    failures = result.failures()
+    assert schema.same(people.table.select(failures.schema.names), failures)
+    told = {row["keypoint"]: row for row in result.errors().to_pylist()}
+    (bars,) = people.per_keypoint.values()
+    kinds = [kind.name.lower() for kind in KINDS]
+    for row in bars.to_pylist():
+        assert {kind: row[kind] for kind in kinds} == {kind: told[row["keypoint"]][kind] for kind in kinds}
+    counted = Counter(number for row in people.table.to_pylist() for number in row["classes"] or [] if number >= 0)
+    assert {kind: counted[number] for number, kind in enumerate(kinds)} == {kind: told["all"][kind] for kind in kinds}
+    cards = from_points(result, slices=result.slices("size")).failures
+    assert Counter(people.table["kind"].to_pylist()) == Counter(cards["kind"].to_pylist())
+    assert people.stats.items() <= result.stats.items() and "AP" not in people.stats and people.curves == ()
+    assert f"a keypoint is good within {result.why.reach}" in people.notes[0]
+
+
+@pytest.fixture(scope="module")
+def mpii():
+    """People of MPII, and predictions with mistakes of all kinds."""
+    gt = synthesize(40, seed=3, people=(1, 3), skeleton="mpii_16")
+    return gt, simulate_predictions(gt, seed=1, jitter=0.3, miss=0.1, inversion=0.1, swap=0.1, missed_people=0.1)[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"metric": "pck"}, {"metric": "epe"}, {"metric": "pcp"}])
+def test_people_judged_by_pckh_and_its_family(mpii, options):
+    """One table of failures behind everything: whom eval shows, and what it counts, browse shows and counts."""
+    people = gather(*mpii, **options)
+    _same_as_the_evaluation(people, evaluate(*mpii, **options))
+    assert {"miss", "swap", "inversion", "missed person", "background"} <= set(people.table["kind"].to_pylist())
+    rows = people.table.to_pylist()
+    wrong = [sum(kind > 0 for kind in row["classes"] or []) / max(row["labelled"] or 0, 1) for row in rows]
+    assert next(v for v in people.views if v.name == "worst").rows.tolist() == [
+        i for i, share in enumerate(wrong) if share > 0.25
+    ]
+    lsp = synthesize(20, seed=5, skeleton="lsp_14")
+    found = simulate_predictions(lsp, seed=1)[0]
+    _same_as_the_evaluation(gather(lsp, found), evaluate(lsp, found))
+
+
+def test_where_the_metric_of_the_data_cannot_be_measured(mpii):
+    """No sigmas: PCK; no head boxes: PCK of the extent. A note says why, and how eval is asked for the same."""
+    mine = replace(load("coco_17"), name="mine", sigmas=None, sigma_source=None)
+    gt = synthesize(20, seed=3, skeleton=mine)
     predictions = simulate_predictions(gt, seed=1)[0]
-    found = gather(gt, predictions)
-    assert "AP" not in found.stats and found.curves == ()
-    assert found.notes[0].startswith(
-        "'mpii_16' has no official sigmas: people are sorted, and errors named, by OKS with"
-    )
-    assert set(found.table["kind"].to_pylist()) & {"miss", "inversion", "jitter"}
-    own = gather(gt, predictions, skeleton=replace(gt.skeleton, sigmas=(0.05,) * 16))
-    assert len(own.table) >= len(gt)
-    assert not any("official sigmas" in note for note in own.notes)
+    people = gather(gt, predictions)
+    _same_as_the_evaluation(people, evaluate(gt, predictions, metric="pck"))
+    assert people.notes[0].startswith("'mine' has no official sigmas")
+    assert "`kpdata eval --metric pck --why`" in people.notes[0]
+    assert "AP" in gather(gt, predictions, skeleton="coco_17").stats
+    with pytest.raises(EvaluationError, match="no official OKS sigmas"):
+        gather(gt, predictions, metric="oks")
+    truth, found = mpii
+    at = truth.persons.schema.get_field_index("head_bbox")
+    nobodys = schema.rows(np.zeros((len(truth), 4)), np.zeros(len(truth), bool))
+    headless = replace(truth, persons=truth.persons.set_column(at, schema.PERSONS.field("head_bbox"), nobodys))
+    people = gather(headless, found)
+    _same_as_the_evaluation(people, evaluate(headless, found, metric="pck", normalize="extent"))
+    assert "0.6 × diagonal of the head box: people are judged by PCK" in people.notes[0]
+    assert "`kpdata eval --metric pck --normalize extent --why`" in people.notes[0]
+    for options, words in (({"metric": "pckh"}, "length to normalise by"), ({"area": "bbox"}, "has no option area")):
+        with pytest.raises(EvaluationError, match=words):
+            gather(headless, found, **options)
 
 
-def test_sigmas_of_a_skeleton_without_them():
-    """COCO's where the point of the body is COCO's (cocoeval.py), CrowdPose's of head and neck, else 0.1."""
-    coco = {"wrist": 0.62, "elbow": 0.72, "shoulder": 0.79, "hip": 1.07, "knee": 0.87, "ankle": 0.89}
-    crowdpose = 0.79
-    for name in ("mpii_16", "lsp_14"):
-        bones = lent(load(name))
-        for keypoint, sigma in zip(bones.keypoint_names, bones.sigmas, strict=True):
-            middle = {"pelvis": coco["hip"], "thorax": coco["shoulder"]}.get(keypoint, crowdpose)
-            assert sigma == pytest.approx(coco.get(keypoint.partition("_")[2], middle) / 10, abs=1e-12)
-    assert lent(Skeleton("horse", ("withers", "left_eye"))).sigmas == (0.1, 0.025)
-    assert lent(load("coco_17")) is load("coco_17")
+def test_the_other_model_of_single_people(mpii):
+    """lost is the share of keypoints that the other model has more right; it is no OKS."""
+    gt, predictions = mpii
+    other = simulate_predictions(gt, seed=2)[0]
+    people = gather(gt, predictions, compare=other)
+    shares = []
+    for result in (evaluate(gt, predictions), evaluate(gt, other)):
+        rows = [row for row in result.failures().to_pylist() if row["annotation_id"] is not None and row["classes"]]
+        shares.append({row["annotation_id"]: 1 - row["severity"] for row in rows})
+    better = 0
+    for row in people.table.to_pylist():
+        mine, theirs = (share.get(row["annotation_id"]) for share in shares)
+        gain = 0 if theirs is None else theirs - (mine or 0)
+        assert row["other_oks"] is None
+        assert (row["lost"] or 0) == pytest.approx(max(gain, 0), abs=1e-12)
+        better += gain > 0
+    assert better > 0
+    assert "lost" in {view.name for view in people.views}
+
+
+def test_labels_of_single_people_are_suspected(mpii):
+    """By the reach of PCKh: exchanged twins and a label that was moved aside are undone by what is suggested."""
+    gt, _ = mpii
+    exact = simulate_predictions(gt, seed=1, jitter=0.05, miss=0, inversion=0, swap=0, missed_people=0)[0]
+    xy, whole = gt.keypoints.copy(), np.flatnonzero((gt.visibility > 0).all(1))
+    first, second = whole[:2]
+    xy[first], xy[second] = xy[first][gt.skeleton.flip_index()], xy[second] + [90, 5]
+    people = gather(_with_keypoints(gt, xy, gt.visibility), exact)
+    ids = gt.persons["annotation_id"].to_pylist()
+    rows = {row["annotation_id"]: row for row in people.table.to_pylist() if row["suspicion"] is not None}
+    for person, words in ((first, "exchanged"), (second, "shifted")):
+        row = rows[ids[person]]
+        proposed = np.array(row["proposed_keypoints"]).reshape(-1, 2)
+        moved = np.isfinite(proposed).all(1)
+        assert words in row["suspect"]
+        before, now = (np.hypot(*(p - gt.keypoints[person]).T)[moved].mean() for p in (xy[person], proposed))
+        assert now < before / 4
 
 
 def test_the_published_numbers_of_arrays_without_scores(real_data):
-    """MPII's and LSP's arrays are browsed by their order and show the published PCKh 89.09 (HRNet) and PCK 81.5."""
+    """MPII's and LSP's arrays are browsed by their order: the published PCKh 89.09 (HRNet) and PCK 81.5, everybody
+    once, and the counts of the evaluation."""
     cases = (
         ("mpii/detections_our_format.mat", "mpii/preds/bearpaw-hg_s8_b1.mat", 2958, "PCKh@0.5", 0.8909),
         ("lsp/lsp-joints-OC.mat", "lsp/pred_keypoints_lsp_oc.mat", 1000, "PCK@0.2", 0.815),
@@ -286,11 +364,25 @@ def test_the_published_numbers_of_arrays_without_scores(real_data):
     for truth, arrays, count, name, published in cases:
         gt, predictions = read(real_data / truth), read(real_data / arrays)
         found = gather(gt, predictions)
+        _same_as_the_evaluation(found, evaluate(gt, predictions))
         assert found.stats[name] == pytest.approx(published, abs=5e-5)
         assert found.key == data_key(gt)
         ids = found.table["annotation_id"].drop_null().to_pylist()
         assert len(ids) == len(set(ids)) == count
-        assert "the predictions have no scores: all count as equally sure" in found.notes
+        assert found.table["score"].null_count == len(found.table)
+
+
+def test_predictions_without_scores(gt, predictions):
+    """Where OKS judges, all count as equally sure, and a note says so."""
+    persons = predictions.persons
+    at = persons.schema.get_field_index("score")
+    blank = schema.fixed(np.zeros(len(persons)), pa.float64(), np.zeros(len(persons), bool))
+    bare = replace(predictions, persons=persons.set_column(at, persons.schema.field("score"), blank))
+    with pytest.raises(EvaluationError, match="score"):
+        evaluate(gt, bare)
+    found = gather(gt, bare)
+    assert found.notes[0] == "the predictions have no scores: all count as equally sure"
+    assert set(found.table["score"].drop_null().to_pylist()) == {1.0}
 
 
 def test_a_thousand_people():

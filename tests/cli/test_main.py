@@ -259,6 +259,19 @@ def test_an_interruption_leaves_the_old_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out.json"]
 
 
+@pytest.mark.parametrize("module", ["typer._click.exceptions", "click.exceptions", "typer"])
+def test_what_is_not_ours_to_tell(module, monkeypatch):
+    """Help and wrong usage end in an exception of typer's, or of click's where typer still stands on it (< 0.26)."""
+    ended = type("Exit", (RuntimeError,), {"__module__": module})
+
+    def invoke(*_: Any) -> None:
+        raise ended
+
+    monkeypatch.setattr(typer.core.TyperGroup, "invoke", invoke)
+    with pytest.raises(ended):
+        GROUP.invoke(None)
+
+
 def test_the_console_script_is_this_app():
     """`kpdata` in a shell is what is tested here, begun by `start`."""
     import tomllib

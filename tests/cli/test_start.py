@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer.main
+
+from kpdata.cli import start
+from kpdata.cli.main import app
+from kpdata.converters import _ahead
 
 
 def spoken(module, *words):
@@ -48,6 +54,45 @@ def test_the_same_as_the_app(name, made, tmp_path, run):
     assert told == spoken("kpdata.cli.main", *words)
     assert told[0] == {"swapped": 1, "broken": 1, "missing": 1, "usage": 2}.get(name, 0)
     assert "Traceback" not in told[2]
+
+
+def test_what_is_begun(made, tmp_path, monkeypatch):
+    """Predictions first, wherever they stand; what is to be overwritten is not read."""
+    begun = []
+    monkeypatch.setattr(_ahead, "begin", lambda paths: begun.extend(paths))
+    monkeypatch.setattr(start.os, "environ", dict(start.os.environ))
+    monkeypatch.setattr(start.gc, "set_threshold", lambda _: None)
+    old = tmp_path / "old.html"
+    old.write_text("<html>")
+    gt, found = made / "coco.json", made / "predictions.json"
+    words = ["--gt", gt, "--report", old, "--force", found, "--mode", "strict", "--images", made, ""]
+    start._look_ahead([str(word) for word in words])
+    assert begun == [found, gt]
+
+
+def test_every_output_is_known():
+    """The options that are told from the files to read are those whose value is a file to write."""
+    group: Any = typer.main.get_command(app)
+    options = group.get_command(None, "eval").params
+    assert {p.opts[0] for p in options if (p.metavar or "").startswith("OUT")} == set(start._OUTPUTS)
+
+
+def test_no_stream_to_write_to(made):
+    """Started with closed streams, as from a service, it does its work and ends as ever."""
+    files = f"{made / 'predictions.json'} --gt {made / 'coco.json'}"
+    for closed, words in ((">&-", "--json"), (">&- 2>&-", "")):
+        line = f"{sys.executable} -m kpdata.cli.start eval {files} {words} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "failed" not in done.stderr
+
+
+def test_a_profiler_tells_what_it_saw():
+    """Whoever looks into the process comes to speak: the quick end is for those who only want the numbers."""
+    line = [sys.executable, "-m", "cProfile", "-m", "kpdata.cli.start", "eval", "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "function calls" in done.stdout
 
 
 def test_a_closed_pipe(made):

@@ -88,6 +88,26 @@ def test_a_file_is_begun_once(made):
     assert len(read(made[1])) == 0
 
 
+def test_a_file_that_is_named_twice(made):
+    """It is scanned once, and read again by the second who asks."""
+    _ahead.begin([made[1], made[0], made[1]])
+    assert len(_ahead._begun) == 2
+    first = read(made[1])
+    assert read(made[0]) and read(made[1]) == first
+
+
+def test_nobody_waits_for_what_fails(made, monkeypatch):
+    """A scanner that breaks in the middle costs time only: the files are read in the usual way."""
+    plain = [read(path) for path in made]
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(_scanner.Scanning, "_scanned", broken)
+    _ahead.begin(made)
+    assert [read(path) for path in made] == plain
+
+
 BROKEN = [
     "", "[", "{}", "[1]", "x", '{"images": [], "annotations": [{"id": 1}', '[{"image_id": 1, "keypoints": ["a"]}]',
 ]  # fmt: skip

@@ -173,6 +173,20 @@ def test_a_repeated_id_in_an_unlisted_category(coco):
     assert_same_bits(coco, raw, results(truth(people())))
 
 
+def test_a_repeated_id_of_two_skeletons():
+    """Skeletons are matched one by one: an id that both have keeps both people, and the sentence says so."""
+    names = {number: [f"{number}_{k}" for k in range(17)] for number in (1, 2)}
+    listed = tuple({"id": n, "name": f"p{n}", "keypoints": of} for n, of in names.items())
+    rows = [*people(), *(person(i + 1, 1 + i % 2, x=40.0 * i, category_id=2) for i in range(4))]
+    raw = truth(rows, listed)
+    apart = truth([{**row, "id": i + 1} for i, row in enumerate(rows)], listed)
+    result, plain = (ours(it, results(raw), skeleton="coco_17") for it in (raw, apart))
+    assert result.stats == plain.stats
+    words = "the last person of an id of its skeleton (pycocotools: of all) counts for all"
+    assert f"annotation ids repeat: as in pycocotools {words}" in result.notes
+    assert not any("repeat" in note for note in plain.notes)
+
+
 def test_nan_in_a_prediction(coco):
     """A labelled NaN matches anything, as in pycocotools, and the note says so."""
     raw = truth(people())

@@ -155,3 +155,34 @@ def test_arrays_that_do_not_fit_are_refused():
         built.box_terms(two, rows, two, rows[:1], np.ones(1), np.ones(2), np.zeros((2, 1)), 1)
     with pytest.raises(ValueError, match="do not fit"):
         built.greedy(rows, rows[:1], np.ones(2), rows, rows, np.ones(1), np.zeros(2, np.int32), rows)
+
+
+@pytest.mark.parametrize("odd", [-1, 2, 2**62, -(2**63)])
+def test_positions_outside_are_refused(odd):
+    """Nobody reads or writes beside an array, whatever number stands in another one."""
+    built, two = kernels.compiled(), np.zeros((2, 2))
+    rows, far, ones, flags = np.zeros(2, np.int64), np.array([0, odd]), np.ones(2), np.zeros((1, 2), bool)
+    boxes, matched = np.zeros((2, 4)), np.zeros((1, 1, 2), np.int32)
+    joints = np.zeros((2, 1), np.int64)
+    for call in (
+        lambda: built.extents(two, far, two, two, 1),
+        lambda: built.near(far, ones.astype(np.int64), boxes, boxes, rows.copy(), rows.copy()),
+        lambda: built.near(rows, far + (far > 0), boxes, boxes, rows.copy(), rows.copy()),
+        lambda: built.terms(two, far, two, rows, joints, ones[:1], ones, np.zeros((2, 1)), 1, 1),
+        lambda: built.terms(two, rows, two, far, joints, ones[:1], ones, np.zeros((2, 1)), 1, 1),
+        lambda: built.terms(two, rows + 1, two, rows + 1, far[:, None], ones[:1], ones, np.zeros((2, 1)), 1, 1),
+        lambda: built.box_terms(two, far, boxes, rows, ones[:1], ones, np.zeros((2, 1)), 1),
+        lambda: built.box_terms(two, rows, boxes, far, ones[:1], ones, np.zeros((2, 1)), 1),
+        lambda: built.greedy(far, rows, ones, flags, flags[0], ones[:1], matched, flags[0].copy()),
+        lambda: built.greedy(rows, far, ones, flags, flags[0], ones[:1], matched, flags[0].copy()),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            call()
+
+
+def test_extents_of_triples_are_refused():
+    """x, y, v is no place: read as x, y it would give numbers that look right."""
+    for work in (lambda: kernels.extents(np.ones((4, 3, 3))), lambda: kernels.extents(np.ones((4, 0, 2)))):
+        with pytest.raises((ValueError, IndexError)):
+            work()
+    assert kernels.extents(np.ones((0, 0, 2)))[0].shape == (0, 2)

@@ -136,6 +136,16 @@ def test_workers_change_no_batch(crops):
     assert {int(e) for batch in second for e in batch.epoch} == {1}
 
 
+def test_workers_that_begin_with_nothing(crops):
+    """Where processes are not forked (macOS, Windows) they are sent all that they need, and give the same batches, with
+    pictures in shared memory."""
+    alone, helped = (make_loader(crops, batch=5, workers=workers, seed=1) for workers in (0, 1))
+    helped._loader.multiprocessing_context = "spawn"
+    found = list(helped)
+    assert all(same(a, b) for a, b in zip(alone, found, strict=True))
+    assert all(batch.images.is_shared() for batch in found)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_resuming_in_the_middle_of_an_epoch(crops, workers):
     """From (epoch, people used) the rest of the epoch and the next one are what they would have been."""

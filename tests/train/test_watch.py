@@ -92,3 +92,12 @@ def test_a_worker_that_the_system_killed_is_a_sentence(tmp_path: Path) -> None:
         raise RuntimeError(torch_says)
     with pytest.raises(RuntimeError, match="shapes differ"), watch.enough_memory(config):
         raise RuntimeError("shapes differ")
+
+
+def test_a_worker_may_be_gone_when_its_batch_is_fetched() -> None:
+    """Pictures are fetched from the worker that made them: a connection that breaks is that worker's end."""
+    for problem in (ConnectionResetError(104, "Connection reset by peer"), ConnectionRefusedError(), EOFError()):
+        died = watch.worker_died(problem)
+        assert died is not None and type(problem).__name__ in died.message
+    assert watch.worker_died(RuntimeError("Pin memory thread exited unexpectedly")) is not None
+    assert watch.worker_died(ValueError("shapes differ")) is None

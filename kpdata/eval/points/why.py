@@ -43,34 +43,31 @@ class Why:
     """What the analyses of one `PointsEvaluation` share."""
 
     part: Part
+    sized: Part  # the same people by their ids, with their reach for a size: similarities are 0.85 at one reach
     pairing: Pairing  # `oks` is the share of a person's keypoints that are good
     errors: KeypointErrors  # in reaches
     far: Floats  # (N, K) px, inf where there is no prediction, NaN where not measured
     reach: str  # in words
     length: Length | None  # of the reach, and of errors in lengths
 
-    def good(self) -> Bools:
-        """(N, K) keypoints that are right."""
-        out = np.zeros(self.far.shape, bool)
-        out[self.pairing.truth] = self.errors.kind == Kind.GOOD
-        return out
-
 
 def explain(points: Points, measured: Measured, length: Length | None) -> Why:
     """The arrays of the analyses. length: the metric's, None for PCP and EPE, which then borrow PCK's."""
     far = arrays.distances(points.truth, points.predicted, points.labelled)
+    borrowed = length is None
     limit, words, length = _reach(points, measured, length)
     name, each = next(iter(measured.each.items()))
-    sized = np.isfinite(limit) & (limit > 0)
-    counts = measured.measured.any(axis=1) & sized
+    # Who has a length of 0 px is measured, and missed, by that metric's own rule.
+    counts = measured.measured.any(axis=1) & np.isfinite(limit) & ((limit > 0) | (not borrowed))
     far = np.where(counts[:, None], far, np.nan)
     right = each == 1 if name.startswith("PCK") else far <= limit[:, None]
     part = _part(points, counts)
+    sized = _in_reaches(part, limit, schema.values(points.gt.persons["annotation_id"])[points.truth_rows])
     pairing = _pairing(points, counts)
-    found = _classified(part, pairing, limit, right[pairing.truth], ~np.isnan(far[pairing.truth]))
+    found = _classified(sized, pairing, right[pairing.truth], ~np.isnan(far[pairing.truth]))
     known = (found.kind >= 0).sum(axis=1)
     good = (found.kind == Kind.GOOD).sum(axis=1) / np.maximum(known, 1)
-    return Why(part, replace(pairing, oks=good), found, far, words, length)
+    return Why(part, sized, replace(pairing, oks=good), found, far, words, length)
 
 
 def _reach(points: Points, measured: Measured, length: Length | None) -> tuple[Floats, str, Length | None]:
@@ -167,11 +164,15 @@ def _pairing(points: Points, counts: Bools) -> Pairing:
     )
 
 
-def _classified(part: Part, pairing: Pairing, limit: Floats, right: Bools, measured: Bools) -> KeypointErrors:
-    """The kinds, with each person's reach (N,) for a size; right and measured (P, K) by the metric."""
-    truth = replace(part.truth, area=np.square(np.nan_to_num(limit)))
-    params = replace(part.params, sigmas=np.full(len(part.mask), _FALLOFF))
-    found = taxonomy.classify(replace(part, truth=truth, params=params), pairing)
+def _in_reaches(part: Part, limit: Floats, ids: Ints) -> Part:
+    """The part with each person's reach (N,) px for a size, and under their own annotation ids (N,)."""
+    truth = replace(part.truth, annotation_id=ids, area=np.square(np.nan_to_num(limit)))
+    return replace(part, truth=truth, params=replace(part.params, sigmas=np.full(len(part.mask), _FALLOFF)))
+
+
+def _classified(sized: Part, pairing: Pairing, right: Bools, measured: Bools) -> KeypointErrors:
+    """The kinds by the similarities of `sized`; right and measured (P, K) by the metric."""
+    found = taxonomy.classify(sized, pairing)
     kind = np.where(right, Kind.GOOD, np.where(found.kind == Kind.GOOD, Kind.JITTER, found.kind))
     kind = np.where(measured, kind, Kind.UNLABELLED).astype(np.int8)
     return replace(found, kind=kind, other=np.where(kind == Kind.SWAP, found.other, -1))
@@ -215,7 +216,7 @@ def _without(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 def failures(points: Points, why: Why) -> pa.Table:
     """`failures.FAILURES`, the worst first: severity is the share of a person's keypoints that are not good. OKS is
-    null, and so are errors in sigma units where the skeleton has none."""
+    null, and so are errors in sigma units where the skeleton has none, and scores where the predictions have none."""
     found = tables.failures(_sides(points, why), [why.pairing], [why.errors], by_confidence=False)
     return _without(found, _unknown(why))
 
@@ -226,7 +227,8 @@ def matches(points: Points, why: Why) -> pa.Table:
 
 
 def _unknown(why: Why) -> list[str]:
-    return ["oks"] if why.part.skeleton.sigmas else ["oks", "error_sigma"]
+    sigmas = [] if why.part.skeleton.sigmas else ["error_sigma"]
+    return ["oks", *sigmas, *(["score"] if np.isnan(why.part.detections.score).all() else [])]
 
 
 def _sides(points: Points, why: Why) -> Sides:

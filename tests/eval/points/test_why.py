@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,12 +183,25 @@ def test_people_without_a_length_are_in_no_analysis(gt, found):
     column = schema.rows(np.array([[np.nan] * 4 if value is None else value for value in heads]),
                          np.array([value is not None for value in heads]))  # fmt: skip
     index = gt.persons.schema.get_field_index("head_bbox")
-    from dataclasses import replace
-
     result = evaluate(replace(gt, persons=gt.persons.set_column(index, "head_bbox", column)), found, metric="pckh")
     first = gt.persons["annotation_id"][0].as_py()
     assert first not in result.failures()["annotation_id"].to_pylist()
     assert result.facts["counts"]["people without a length"] == 1
+
+
+def test_who_has_a_head_of_no_size_is_missed(gt, found):
+    """PCKh counts all keypoints of a head box of 0 px as wrong, and so do the analyses; EPE knows no size."""
+    boxes = np.array(gt.persons["head_bbox"].to_pylist())
+    boxes[0, 2:] = 0
+    index = gt.persons.schema.get_field_index("head_bbox")
+    flat = replace(gt, persons=gt.persons.set_column(index, "head_bbox", schema.rows(boxes)))
+    result = evaluate(flat, found, metric="pckh")
+    person = gt.persons["annotation_id"][0].as_py()
+    (row,) = [row for row in result.failures().to_pylist() if row["annotation_id"] == person]
+    assert row["severity"] == 1 and not {0} & set(row["classes"])
+    gains = sum(row["gain"] for row in result.opportunity().to_pylist())
+    assert result.stats["PCKh@0.5"] + gains == pytest.approx(1)
+    assert person not in evaluate(flat, found, metric="epe").failures()["annotation_id"].to_pylist()
 
 
 def test_the_page_says_what_the_metric_found(scored, tmp_path):
