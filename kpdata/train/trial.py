@@ -239,6 +239,8 @@ def overfit(config: Config, count: int, *, steps: int = 400, say: Say = lambda t
     take before it begins; writes nothing. Errors as `training.train`.
     """
     setup = set_up(replace(config, preset=NONE, flip=None, val=(), packed=None, patience=None, warp="cpu"), say=say)
+    if config.graph or config.compile:
+        say("these people are learnt without graph and compile, which would take longer than they save")
     chosen = np.unique(np.linspace(0, len(setup.crops) - 1, min(count, len(setup.crops))).round().astype(int))
     with enough_memory(setup.config):
         return _by_heart(setup, chosen, steps, say)
