@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
-import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +17,19 @@ def read_bytes(path: Path) -> bytes:
     """The file's content, unpacked where it is gzip (by its first two bytes, whatever its name)."""
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FormatError(path, f"a damaged gzip file ({error})", hint="unpack or download it again") from error
     except OSError as error:
         raise unreadable(path, error) from error
+    return _unpacked(path, raw) if raw[:2] == b"\x1f\x8b" else raw
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    import gzip  # half of what this module would import, for few files
+    import zlib
+
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FormatError(path, f"a damaged gzip file ({error})", hint="unpack or download it again") from error
 
 
 class Bytes:
@@ -77,6 +81,8 @@ def unreadable(path: Path, error: OSError) -> FormatError:
 
 def fingerprint(path: Path, data: bytes | None = None) -> dict[str, str | int]:
     """Name, size in bytes and SHA-256 of a file, for provenance. data: what `read_bytes` gave, if at hand."""
+    import hashlib
+
     size = path.stat().st_size
     if data is not None and len(data) == size and path.suffix != ".gz":
         return {"name": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": size}
@@ -124,6 +130,8 @@ def replacing_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
 
     `recover` mends a crash between the two renames.
     """
+    import shutil
+
     target = target.absolute()  # "." has no name
     fresh, aside = target.with_name(f".{target.name}.{os.getpid()}.tmp"), _aside(target)
     with _sentences(target):
@@ -158,7 +166,13 @@ def recover(target: Path) -> None:
 def write_bytes(target: Path, data: bytes, *, force: bool = False) -> None:
     """Write one file atomically; gzip where its name ends in `.gz`."""
     with replacing(target, force=force) as temporary:
-        temporary.write_bytes(gzip.compress(data, 6, mtime=0) if target.suffix == ".gz" else data)
+        temporary.write_bytes(_packed(data) if target.suffix == ".gz" else data)
+
+
+def _packed(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, 6, mtime=0)
 
 
 def _aside(target: Path) -> Path:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdata.arrays import fold
+
 Floats = NDArray[np.float64]
 
 
@@ -48,8 +50,10 @@ def box_from_keypoints(xy: NDArray[np.floating], visibility: NDArray[np.integer]
     points = np.asarray(xy, np.float64)
     labelled = np.asarray(visibility, np.int64) > 0
     counted = labelled & np.isfinite(points[..., 0]) & np.isfinite(points[..., 1])  # (N, K)
-    low = np.where(counted[..., None], points, np.inf).min(1, initial=np.inf)  # (N, 2)
-    high = np.where(counted[..., None], points, -np.inf).max(1, initial=-np.inf)
+    if not points.shape[1]:
+        return np.full((len(points), 4), np.nan)
+    low = fold(np.minimum, np.where(counted[..., None], points, np.inf))  # (N, 2)
+    high = fold(np.maximum, np.where(counted[..., None], points, -np.inf))
     some = counted.sum(1, keepdims=True) > 0
     low, high = np.where(some, low, np.nan), np.where(some, high, np.nan)
     return np.concatenate([low, high - low], axis=1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 WORTH_IT = 1 << 14  # rows, or pairs: fewer are done sooner than a thread is started
 MOST_WORKERS = 4  # more do not pay: what lies between two NumPy calls is Python's, one thread at a time
 
@@ -48,3 +49,10 @@ def in_threads(tasks: Sequence[Callable[[], T]], *, size: int) -> list[T]:
     if failed:
         raise failed[0]
     return [results[i] for i in range(len(tasks))]
+
+
+def both(one: Callable[[], T], other: Callable[[], U], *, size: int) -> tuple[T, U]:
+    """The results of two different tasks, as `in_threads`."""
+    tasks: list[Callable[[], Any]] = [one, other]
+    first, second = in_threads(tasks, size=size)
+    return first, second

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kpdata.arrays import distinct, isin, lookup, median, runs
+from kpdata.arrays import any_nan, distinct, fold, isin, lookup, median, pairs, runs
 
+numbers = st.floats(-9, 9) | st.sampled_from([np.nan, np.inf, -np.inf])
 ids = hnp.arrays(np.int64, st.integers(0, 30), elements=st.one_of(st.integers(-3, 9), st.integers(-(2**63), 2**63 - 1)))
 
 
@@ -47,3 +48,24 @@ def test_median_is_numpys(values: np.ndarray) -> None:
     table = np.stack([values, values[::-1] * 2], axis=1)
     assert np.array_equal(median(table), np.median(table, axis=0), equal_nan=True)
     assert np.isnan(median(values[:0]))
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(1, 3)), elements=numbers))
+def test_fold_is_reduce(values: np.ndarray) -> None:
+    """Least and greatest along the second axis, NaN where one is NaN."""
+    for extreme in (np.minimum, np.maximum, np.fmin):
+        np.testing.assert_array_equal(fold(extreme, values), extreme.reduce(values, axis=1))
+
+
+@given(hnp.arrays(np.float64, st.integers(0, 9), elements=numbers))
+def test_any_nan_is_numpys(values: np.ndarray) -> None:
+    """Infinities of both signs, whose sum is NaN, are none."""
+    assert any_nan(values) == bool(np.isnan(values).any())
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(0, 4), st.integers(0, 3), st.just(2)), elements=st.floats(-9, 9)))
+def test_pairs_are_x_and_iy(xy: np.ndarray) -> None:
+    """A view: what is written into it stands in the coordinates."""
+    np.testing.assert_array_equal(pairs(xy), xy[..., 0] + 1j * xy[..., 1])
+    pairs(xy)[:] = 1 + 2j
+    assert (xy == [1, 2]).all()

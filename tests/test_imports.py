@@ -16,6 +16,7 @@ LEVELS = {"core": 0, "converters": 1, "augment": 1, "eval": 1, "train": 2, "brow
 
 def room(module: str) -> str:
     part = module.split(".")[1] if "." in module else "core"
+    part = "cli" if part == "__main__" else part
     return part if part in LEVELS else "core"
 
 

@@ -33,3 +33,9 @@ def test_an_error_reaches_the_caller(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         in_threads([lambda: 1 // 0] * 5, size=WORTH_IT)
     assert threading.active_count() == before
+
+
+def test_both_are_done():
+    """Two tasks of different kinds give both their results, in one thread or two."""
+    for size in (1, threads.WORTH_IT):
+        assert threads.both(lambda: 1, lambda: "a", size=size) == (1, "a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,6 +105,8 @@ def leave_note(predictions: Path, gt: str, *, force: bool) -> None:
 
 
 def _configured(config: Path) -> str | None:
+    import tomllib
+
     try:
         found = tomllib.loads(config.read_text(encoding="utf-8")).get("gt")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

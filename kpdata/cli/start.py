@@ -33,15 +33,19 @@ def _look_ahead(words: list[str]) -> None:
     Reading takes about as long as importing NumPy, Arrow and typer, and does not hold the interpreter.
     """
     # NumPy's linear algebra would start threads that wait busily, on the processor that reads; and to find huge pages
-    # for its arrays takes the system longer than they save a process that ends in half a second.
+    # for its arrays, as for those of Arrow's own memory, takes the system longer than they save a process that ends in
+    # half a second.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     gc.set_threshold(100_000)  # hardly anything that imports and readers allocate is garbage
-    from kpdata.converters import _ahead
+    from kpdata.converters import _ahead, _scanner
 
+    if _scanner.usable():
+        _scanner.compiled.keep_memory()
     named = [(before, word) for before, word in pairwise(["", *words]) if before not in _OUTPUTS]
-    # Predictions are asked for first; the ground truth is scanned while they become columns.
-    named.sort(key=lambda pair: pair[0] == "--gt")
+    # The ground truth is asked for first: predictions, which are much more, are scanned while it becomes columns.
+    named.sort(key=lambda pair: pair[0] != "--gt")
     _ahead.begin(Path(word) for _, word in named if _is_file(Path(word)))
     if folders := [Path(word) for _, word in named if _is_file(Path(word, "persons.parquet"))]:
         from kpdata import dataset

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import schema
+from kpdata.arrays import pairs
 from kpdata.converters import _json, _rows
 from kpdata.errors import FormatError, SkeletonError
 from kpdata.skeleton import Skeleton, from_category
@@ -32,7 +33,7 @@ _LENIENT = dict.fromkeys(("score", "scale", "track_id", "person_index"), (int, f
 _NOT_IN_RESULTS = ("head_bbox", "center", "scale", "person_index", "bbox_source")
 
 
-@dataclass
+@dataclass(eq=False)
 class People:
     """Person columns, the skeletons they use and the layout they came in."""
 
@@ -49,8 +50,12 @@ class Annotations:
         self.extras = _rows.Extras()
         self.ids = {key: _rows.Scalars(key, self.extras) for key in ("id", "image_id", "category_id")}
         self.lists = {
-            key: _rows.NumberLists(key, self.extras, source, self.where, strict=key in _STRICT_LISTS) for key in _LISTS
-        }
+            key: _rows.NumberLists(
+                key, self.extras, source, self.where, strict=key in _STRICT_LISTS,
+                triples=results and key == "keypoints",
+            )
+            for key in _LISTS
+        }  # fmt: skip
         names = (*_NUMBERS, *_INTEGERS, "iscrowd", "bbox_source")
         self.scalars = {key: _rows.Scalars(key, self.extras) for key in names}
         self.polygons = _rows.Polygons(self.extras)
@@ -175,8 +180,8 @@ class Annotations:
 
     def _bbox_source(self) -> pa.Array:
         given, boxes = self.scalars["bbox_source"], self.lists["bbox"].rows
-        if not len(given.rows) and len(boxes) == self.count:
-            return schema.constant("annotated", self.count)
+        if not len(given.rows) and len(boxes) in (0, self.count):
+            return schema.constant("annotated" if len(boxes) else None, self.count)
         found: list[str | None] = [None] * self.count
         for row in boxes.tolist():
             found[row] = "annotated"
@@ -304,9 +309,11 @@ class Annotations:
         Results: coordinates as they are, visibility unknown everywhere, the third number is a score. Annotations: as
         `mark_empty`.
         """
-        shape = (len(rows), count)
-        xy, thirds = np.empty((*shape, 2)), np.empty(shape)
+        shape, column = (len(rows), count), self.lists["keypoints"]
         flags = np.full(shape, schema.Visibility.UNKNOWN, np.int8)
+        if len(rows) == len(column.rows) and not whole[rows].any() and (apart := column.apart()):
+            return apart[0].reshape(*shape, 2), flags, apart[1].reshape(shape)
+        xy, thirds = np.empty((*shape, 2)), np.empty(shape)
         blocks, lock, start = self._blocks(rows, whole, count), threading.Lock(), 0
 
         def work() -> None:
@@ -316,7 +323,7 @@ class Annotations:
                     if (block := next(blocks, None)) is None:
                         return
                     place = slice(start, start := start + len(block))
-                pairs_of(xy[place])[:], thirds[place] = pairs_of(block[..., :2]), block[..., 2]
+                pairs(xy[place])[:], thirds[place] = pairs(block[..., :2]), block[..., 2]
                 if not self.results:
                     flags[place] = mark_empty(xy[place], thirds[place])
 
@@ -373,13 +380,8 @@ def mark_empty(xy: NDArray[np.float64], third: NDArray[np.float64]) -> NDArray[n
     """
     with np.errstate(invalid="ignore"):
         flag = np.where((third == 1) | (third == 2), third, np.where(third > 0, schema.Visibility.UNKNOWN, 0))
-    xy[(pairs_of(xy) == 0) & (third == 0)] = np.nan
+    xy[(pairs(xy) == 0) & (third == 0)] = np.nan
     return flag.astype(np.int8)
-
-
-def pairs_of(xy: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """(n, K, 2), each pair contiguous -> (n, K) view of pairs: NumPy copies and compares two numbers at once."""
-    return xy.view(np.complex128)[..., 0]
 
 
 def _numbered(ids: _rows.Scalars, numbers: Mapping[Any, int]) -> NDArray[np.int64]:

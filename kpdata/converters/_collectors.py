@@ -16,6 +16,7 @@ import simdjson
 from numpy.typing import NDArray
 
 from kpdata import schema
+from kpdata.arrays import pairs
 from kpdata.converters import _scanner, _scanning
 from kpdata.converters._extras import Extras as Extras
 from kpdata.converters._json import OBJECTS, chunks, plain, text
@@ -45,8 +46,8 @@ class _Integers:
 class _Numbers:
     """float64 values that come in pieces."""
 
-    def __init__(self) -> None:
-        self.parts: list[NDArray[np.float64]] = []
+    def __init__(self, *parts: NDArray[np.float64]) -> None:
+        self.parts = list(parts)
 
     def add(self, more: NDArray[np.float64]) -> None:
         self.parts.append(more)
@@ -58,6 +59,41 @@ class _Numbers:
 
     def any_integral(self) -> bool:
         return any(map(_any_integral, self.parts))
+
+
+class _Triples:
+    """As `_Numbers`, x, y and a third number of keypoint after keypoint, put where they are going to stay.
+
+    What a piece was in is free for the next one, which is scanned while this one is taken apart: on some machines new
+    memory costs more than what is done with it.
+    """
+
+    def __init__(self) -> None:
+        self._xy, self._third, self._count = np.empty((0, 2)), np.empty(0), 0
+
+    def add(self, more: NDArray[np.float64], expected: int) -> None:
+        """Take a piece of whole triples. expected: numbers in all pieces; memory that is not used is not there."""
+        start, stop = self._count, self._count + len(more) // 3
+        if stop > len(self._third):
+            room = max(stop, int(1.02 * expected / 3), 3 * start // 2)
+            xy, third = np.empty((room, 2)), np.empty(room)
+            xy[:start], third[:start] = self._xy[:start], self._third[:start]
+            self._xy, self._third = xy, third
+        block = more.reshape(-1, 3)
+        pairs(self._xy)[start:stop], self._third[start:stop] = pairs(block[:, :2]), block[:, 2]
+        self._count = stop
+
+    def apart(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """x, y (N, 2), and the third numbers (N,)."""
+        return self._xy[: self._count], self._third[: self._count]
+
+    def whole(self) -> NDArray[np.float64]:
+        xy, third = self.apart()
+        return np.concatenate([xy, third[:, None]], axis=1).reshape(-1)
+
+    def any_integral(self) -> bool:
+        xy, third = self.apart()
+        return _any_integral(xy.reshape(-1)) or _any_integral(third)
 
 
 def _exact(item: Any) -> bool:
@@ -226,17 +262,25 @@ class NumberLists:
     """One optional flat list of numbers a row, copied as raw float64.
 
     where: names a row in a message. strict: anything but a flat list of numbers is refused; else it goes to extras.
+    triples: as long as the lists allow it, what they hold is kept `apart`.
     """
 
     kind = _scanning.NUMBERS
 
     def __init__(
-        self, key: str, extras: Extras, source: str, where: Where | None = None, *, strict: bool = True
+        self,
+        key: str,
+        extras: Extras,
+        source: str,
+        where: Where | None = None,
+        *,
+        strict: bool = True,
+        triples: bool = False,
     ) -> None:
         self.key, self.extras, self.source, self.strict = key, extras, source, strict
         self.where = where or (lambda row: f"row {row + 1}")
         self._rows, self._lengths = _Integers(), _Integers()
-        self.data = _Numbers()
+        self.data: _Numbers | _Triples = _Triples() if triples else _Numbers()
         self.saw_integer = self.exact = False  # exact: an integer cannot have been overlooked
         self._integral: bool | None = None
 
@@ -258,13 +302,13 @@ class NumberLists:
             return
         self._rows.add(rows)
         self._lengths.add(lengths)
-        self.data.add(np.frombuffer(body))
+        self._add(np.frombuffer(body))
 
     def take(self, found: _scanning.Found) -> None:
         """As `extend`, many rows at once."""
         self._rows.add(found.rows)
         self._lengths.add(found.lengths)
-        self.data.add(found.numbers)
+        self._add(found.numbers, found.expected)
         self.saw_integer, self.exact = self.saw_integer or found.saw_integer, True
 
     def _one_by_one(self, rows: Sequence[int], values: Sequence[Any]) -> None:
@@ -279,7 +323,19 @@ class NumberLists:
             self.saw_integer = saw_integer
             self._rows.add([row])
             self._lengths.add(lengths)
-            self.data.add(np.frombuffer(body))
+            self._add(np.frombuffer(body))
+
+    def _add(self, numbers: NDArray[np.float64], expected: int = 0) -> None:
+        if isinstance(self.data, _Triples):
+            if len(numbers) % 3 == 0:
+                self.data.add(numbers, expected)
+                return
+            self.data = _Numbers(self.flat())
+        self.data.add(numbers)
+
+    def apart(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """x, y (N, 2) and the third numbers (N,) of all lists, where they are kept so."""
+        return self.data.apart() if isinstance(self.data, _Triples) else None
 
     def flat(self) -> NDArray[np.float64]:
         """All values, one row after the other."""
@@ -305,7 +361,7 @@ class NumberLists:
             return
         moved = self.rows[odd].tolist()
         self.extras.extend(moved, self.key, reread(source, self.key, moved))
-        self.data.parts = [self.flat()[np.repeat(~odd, self.lengths)]]
+        self.data = _Numbers(self.flat()[np.repeat(~odd, self.lengths)])
         self._rows.parts, self._lengths.parts = [self.rows[~odd]], [self.lengths[~odd]]
 
     def holds_integral(self) -> bool:
@@ -319,7 +375,7 @@ class NumberLists:
 
         A piece is let go when the next is due: of the scanner's lists nothing but their style can be asked afterwards.
         """
-        if not self.exact:
+        if not self.exact or isinstance(self.data, _Triples):
             yield self.flat().reshape(-1, width)
             return
         self.holds_integral()

@@ -29,7 +29,7 @@ def _none() -> Ints:
     return np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Texts:
     """The JSON text of a column. ONE, LIST and LISTS: numbers with commas between, and how they belong to rows."""
 
@@ -144,7 +144,7 @@ def _python_numbers(flat: NDArray[np.float64], style: str | None) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """JSON objects with commas between."""
 

@@ -36,12 +36,17 @@ class NotStreamable(Exception):
     """The fast path does not take this file; the standard library decides."""
 
 
+class NotScannable(NotStreamable):
+    """The compiled scanner does not take these rows, found out half-way; they are read without it the next time."""
+
+
 class Rows:
     """The objects of one big JSON array, between two positions of a document, parsed in chunks."""
 
     def __init__(self, data: bytes | Bytes, start: int, stop: int) -> None:
         self.data, self.start, self.stop = data, start, stop
         self.begun: Any = None  # a `_scanner.Scanning` of these rows that is on its way
+        self.scannable = True  # as far as is known
 
     def chunks(self) -> Iterator[list[Any]]:
         """The objects as lists of simdjson objects. A list must be let go before the next but one is asked for."""
@@ -76,12 +81,16 @@ class Rows:
             window *= 4
         return self.stop, self.stop
 
+    def buffer(self, size: int) -> bytearray:
+        """What `view` reads ranges of about `size` bytes into: empty where the text is in memory."""
+        return bytearray() if isinstance(self.data, bytes) else bytearray(min(size + _WINDOW, self.stop - self.start))
+
     def view(self, start: int, stop: int, buffer: bytearray) -> memoryview:
         """The text between two positions; of a file it is read into `buffer`, which grows where it is too small."""
         if isinstance(self.data, bytes):
             return memoryview(self.data)[start:stop]
         if len(buffer) < stop - start:
-            buffer.extend(bytes(stop - start - len(buffer)))
+            buffer.extend(bytes(stop - start - len(buffer)))  # seldom: see `buffer`
         return self.data.into(memoryview(buffer)[: stop - start], start)
 
     def plain(self) -> list[Any]:

@@ -24,7 +24,7 @@ from kpdata.converters._collectors import Where as Where
 from kpdata.converters._collectors import joined_numbers as joined_numbers
 from kpdata.converters._collectors import reread as reread
 from kpdata.converters._collectors import utf8 as utf8
-from kpdata.converters._json import OBJECTS, NotStreamable, Rows, chunks
+from kpdata.converters._json import OBJECTS, NotScannable, NotStreamable, Rows, chunks
 
 
 def collect(rows: Any, handlers: Mapping[str, Any], extras: Extras, refuse: Callable[[int, Any], Exception]) -> int:
@@ -44,23 +44,29 @@ def collect(rows: Any, handlers: Mapping[str, Any], extras: Extras, refuse: Call
 
 
 def scan(rows: Rows, handlers: Mapping[str, Any], extras: Extras) -> int | None:
-    """Feed the collectors from the compiled scanner; None, and nothing fed, where it does not take these rows."""
+    """Feed the collectors from the compiled scanner; None, and nothing fed, where it does not take these rows.
+
+    NotScannable where it takes some of them only: the collectors are of no use then.
+    """
     if not all(hasattr(handler, "take") for handler in handlers.values()):
         return None
     scanned = _scanning.scan(rows, list(handlers), [handler.kind for handler in handlers.values()])
     if scanned is None:
         return None
-    start = 0
-    for number, (count, found, members) in enumerate(scanned):
-        for handler, values in zip(handlers.values(), found, strict=True):
-            if len(values.rows):
-                values.rows += start
-                handler.take(values)
-        extras.members([(start + row, text) for row, text in members])
-        start += count
-        scanned[number] = (0, [], [])  # let go
-        del found, members
-    return start
+    total = 0
+    try:
+        for count, found, members in scanned:
+            for handler, values in zip(handlers.values(), found, strict=True):
+                if len(values.rows):
+                    handler.take(values)
+            extras.members(members)
+            total += count
+    except NotScannable:
+        rows.scannable = False
+        if total:
+            raise
+        return None
+    return total
 
 
 def _collect_chunk(

@@ -16,15 +16,20 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #if !defined(__SIZEOF_INT128__) || !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "needs 128-bit integers and a little-endian machine; kpdata works without this module"
 #endif
 
+#define ALWAYS_INLINE inline __attribute__((always_inline)) /* of compilers that have 128-bit integers */
 #define POWER_MIN (-64)
 #define POWER_MAX 64
 #define MAX_UNKNOWN 64 /* keys of one object that are no column: more are left to the other way */
 #define MAX_DEPTH 64
+#define TASTE 32 /* rows after which memory is taken for all: what a buffer outgrows is copied, into memory not yet used */
 enum { SCALAR, NUMBERS, POLYGONS };                       /* what a column holds */
 enum { NONE, INTEGER, REAL, FALSE_, TRUE_, TEXT, ESCAPED, OBJECT }; /* what one value is */
 
@@ -37,7 +42,7 @@ typedef struct {
 
 static int grow(Buffer *b, size_t more) {
     if (b->used + more <= b->size) return 1;
-    size_t size = b->size + b->size / 2 + more + 4096;
+    size_t size = b->size / 2 + b->used + more + 4096;
     char *data = realloc(b->data, size);
     if (!data) return 0;
     b->data = data;
@@ -118,8 +123,13 @@ typedef struct {
     int wide; /* a byte above 127 was seen */
 } Scan;
 
+static inline const char *behind_blanks(const char *p, const char *end) {
+    while (p < end && (*p == ' ' || *p == '\n' || *p == '\t' || *p == '\r')) p++;
+    return p;
+}
+
 static inline void blanks(Scan *s) {
-    while (s->p < s->end && (*s->p == ' ' || *s->p == '\n' || *s->p == '\t' || *s->p == '\r')) s->p++;
+    s->p = behind_blanks(s->p, s->end);
 }
 
 static inline int take(Scan *s, char wanted) {
@@ -140,11 +150,13 @@ typedef struct {
     int integer, slow;
     int64_t whole;
     double real;
-    const char *start;
 } Number;
 
-static inline int eight_digits(uint64_t v) {
-    return !((((v + 0x4646464646464646ULL) | (v - 0x3030303030303030ULL)) & 0x8080808080808080ULL));
+/* 0 where all eight bytes are digits; else its lowest bit that is set lies in the first byte that is none. (What a sum
+   carries over reaches later bytes only.) */
+static inline uint64_t not_digits(uint64_t v) {
+    const uint64_t high = 0xF0F0F0F0F0F0F0F0ULL, zeros = 0x3030303030303030ULL;
+    return ((v & high) ^ zeros) | (((v + 0x0606060606060606ULL) & high) ^ zeros);
 }
 
 static inline uint64_t value_of_eight(uint64_t v) {
@@ -154,10 +166,16 @@ static inline uint64_t value_of_eight(uint64_t v) {
 }
 
 static inline const char *digits(const char *p, const char *end, uint64_t *value) {
-    uint64_t v = *value, eight;
+    static const uint64_t tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000};
+    uint64_t v = *value, eight, other;
     while (end - p >= 8) {
         memcpy(&eight, p, 8);
-        if (!eight_digits(eight)) break;
+        if ((other = not_digits(eight)) != 0) {
+            /* 0 to 7 digits, without a branch: moved to the end of the eight, behind zeros. */
+            int n = __builtin_ctzll(other) >> 3;
+            *value = v * tens[n] + value_of_eight(eight << (56 - 8 * n) << 8);
+            return p + n;
+        }
         v = v * 100000000 + value_of_eight(eight);
         p += 8;
     }
@@ -202,29 +220,27 @@ static inline int decimal(uint64_t w, int64_t q, const uint64_t *powers, double 
     return 1;
 }
 
-static inline int number(Scan *s, Number *n) {
-    const char *p = s->p, *end = s->end, *first;
+/* The number that starts at p; the position behind it, NULL where there is none. */
+static ALWAYS_INLINE const char *number_at(const char *p, const char *end, const uint64_t *powers, Number *n) {
     int negative = p < end && *p == '-';
     uint64_t w = 0;
     int64_t q = 0;
-    n->start = p;
+    const char *first = p += negative;
     n->slow = 0;
-    first = p += negative;
     p = digits(p, end, &w);
     size_t count = (size_t)(p - first);
-    if (!count || (*first == '0' && count > 1)) return 0;
+    if (!count || (*first == '0' && count > 1)) return NULL;
     n->integer = p >= end || (*p != '.' && *p != 'e' && *p != 'E');
     if (n->integer) {
-        if (count > 18) return 0;
+        if (count > 18) return NULL;
         n->whole = negative ? -(int64_t)w : (int64_t)w;
         n->real = (double)n->whole; /* so that -0 is 0, as for every reader of integers */
-        s->p = p;
-        return 1;
+        return p;
     }
     if (*p == '.') {
         const char *fraction = ++p;
         p = digits(p, end, &w);
-        if (p == fraction) return 0;
+        if (p == fraction) return NULL;
         q = fraction - p;
         count += (size_t)(p - fraction);
     }
@@ -235,19 +251,24 @@ static inline int number(Scan *s, Number *n) {
         if (p < end && (*p == '+' || *p == '-')) below = *p++ == '-';
         const char *power = p;
         p = digits(p, end, &e);
-        if (p == power) return 0;
+        if (p == power) return NULL;
         if (p - power > 6) n->slow = 1; /* 1e1000000: float() says what it is */
         q += below ? -(int64_t)e : (int64_t)e;
     }
     if (count > 19 && *first == '0') /* 0.000123: the zeros are no digits that count */
         for (const char *z = first; count > 19 && z < p && (*z == '0' || *z == '.'); z++) count -= *z == '0';
-    if (n->slow || count > 19 || !decimal(w, q, s->powers, &n->real)) {
+    if (n->slow || count > 19 || !decimal(w, q, powers, &n->real)) {
         n->slow = 1;
         n->real = 0;
     }
     if (negative) n->real = -n->real;
-    s->p = p;
-    return 1;
+    return p;
+}
+
+static int number(Scan *s, Number *n) {
+    const char *p = number_at(s->p, s->end, s->powers, n);
+    if (p) s->p = p;
+    return p != NULL;
 }
 
 /* ------------------------------------------------------------------------------------------------- texts, whatever */
@@ -311,34 +332,44 @@ static int skip(Scan *s, int *canonical, int depth) {
     if (c == 't') return word(s, "true", 4);
     if (c == 'f') return word(s, "false", 5);
     if (c == 'n') return word(s, "null", 4);
+    const char *start = s->p;
     if (!number(s, &n)) return 0;
-    *canonical &= n.integer && *n.start != '-';
+    *canonical &= n.integer && *start != '-';
     return 1;
 }
 
 /* ----------------------------------------------------------------------------------------------------------- columns */
 
-static int slow(Column *c, int64_t index, const Number *n, const Scan *s) {
-    int64_t triple[3] = {index, n->start - s->base, s->p - s->base};
+static int slow(Column *c, int64_t index, const char *start, const char *stop, const Scan *s) {
+    int64_t triple[3] = {index, start - s->base, stop - s->base};
     return put(&c->slow, triple, sizeof triple);
 }
 
+/* Nearly all of a file is read here: what changes with each number stays in registers. */
 static int numbers(Scan *s, Column *c) {
     Number n;
-    int32_t length = 0;
+    Buffer *out = &c->numbers;
+    const char *end = s->end;
+    size_t before = out->used;
+    int integer = 0;
     if (!take(s, '[')) return 0;
-    if (peek(s) == ']') {
-        s->p++;
-        return put(&c->lengths, &length, 4);
+    const char *p = behind_blanks(s->p, end), *start;
+    if (p < end && *p != ']') {
+        for (;; p++) {
+            start = p = behind_blanks(p, end);
+            p = number_at(p, end, s->powers, &n);
+            if (!p || (n.slow && !slow(c, (int64_t)(out->used / 8), start, p, s))) return 0;
+            integer |= n.integer;
+            if (!grow(out, 8)) return 0;
+            *(double *)(out->data + out->used) = n.real;
+            out->used += 8;
+            p = behind_blanks(p, end);
+            if (p >= end || *p != ',') break;
+        }
     }
-    do {
-        blanks(s);
-        if (!number(s, &n)) return 0;
-        c->saw_integer |= n.integer;
-        if (n.slow && !slow(c, (int64_t)(c->numbers.used / 8), &n, s)) return 0;
-        if (!put(&c->numbers, &n.real, 8)) return 0;
-        length++;
-    } while (take(s, ','));
+    int32_t length = (int32_t)((out->used - before) / 8);
+    c->saw_integer |= integer;
+    s->p = p;
     return take(s, ']') && put(&c->lengths, &length, 4);
 }
 
@@ -374,6 +405,7 @@ static int scalar(Scan *s, Column *c) {
     int escaped;
     Number n;
     char first = peek(s);
+    const char *start = s->p;
     if (first == '"') {
         if (!string(s, &from, &to, &escaped)) return 0;
         type = escaped ? ESCAPED : TEXT;
@@ -387,7 +419,7 @@ static int scalar(Scan *s, Column *c) {
     } else {
         if (!number(s, &n)) return 0;
         type = n.integer ? INTEGER : REAL;
-        if (n.slow && !slow(c, -1 - (int64_t)(c->first.used / 8), &n, s)) return 0;
+        if (n.slow && !slow(c, -1 - (int64_t)(c->first.used / 8), start, s->p, s)) return 0;
         if (n.integer) {
             pair[0] = n.whole;
         } else {
@@ -458,9 +490,22 @@ static int object(Scan *s) {
     return s->rows < INT32_MAX;
 }
 
+/* Room for as much as is to come, if all rows are like those so far. Where there is none, buffers grow as they do. */
+static void reserve(Scan *s, const char *start) {
+    double more = 1.05 * (double)(s->end - s->p) / (double)(s->p - start);
+    for (int i = 0; i < s->count; i++) {
+        Column *c = s->columns + i;
+        Buffer *all[] = {&c->row, &c->type, &c->first, &c->second, &c->numbers, &c->lengths};
+        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+            if (all[k]->used) grow(all[k], (size_t)((double)all[k]->used * more));
+    }
+}
+
 static int objects(Scan *s) {
+    const char *start = s->p;
     do {
         if (!object(s)) return 0;
+        if (s->rows == TASTE) reserve(s, start);
     } while (take(s, ','));
     blanks(s);
     return s->p == s->end;
@@ -650,7 +695,20 @@ static PyObject *weave(PyObject *module, PyObject *args) {
     return made;
 }
 
+/* For a process that is soon done: what is freed is kept for what is needed next, by whichever thread, instead of being
+   given back to the system, which takes longer to give it out again than all that is done with it. */
+static PyObject *keep_memory(PyObject *module, PyObject *args) {
+    (void)module, (void)args;
+#ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, INT32_MAX);
+#endif
+    return Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
+    {"keep_memory", keep_memory, METH_NOARGS, "keep_memory(): memory that is freed stays with the process"},
     {"weave", weave, METH_VARARGS, "weave(rows, columns) -> JSON objects with commas between, and where each ends"},
     {"scan", scan, METH_VARARGS, "scan(data, start, stop, keys, kinds, powers) -> columns and extras, or None"},
     {NULL, NULL, 0, NULL}};

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from kpdata.converters._json import Rows
+from kpdata.converters._json import NotScannable, Rows
 
 try:
     from kpdata.converters import _scan as _compiled
@@ -24,7 +24,8 @@ SCALAR, NUMBERS, POLYGONS = range(3)
 NULL, INTEGER, REAL, FALSE, TRUE, TEXT, ESCAPED, OBJECT = range(8)
 _POWERS = range(-64, 65)
 _CHUNK = 1 << 22  # bytes that one thread reads at a time
-Raw = tuple[bytes, Any]  # the text, where something found points into it, and what `scan` found in it
+# The text, where something found points into it; how many times as much there is in all; what `scan` found in it.
+Raw = tuple[bytes, float, Any]
 Asked = tuple[tuple[bytes, ...], tuple[int, ...]]  # keys, and what each holds
 
 
@@ -40,37 +41,43 @@ class Scanning:
         self.asked = asked
         self._rows = rows
         self._cuts = rows.cuts(_CHUNK)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._parts: dict[int, Raw] = {}
         self._taken, self._working, self._failed = 0, 0, False
-        self._idle = threading.Condition(self._lock)
 
     def work(self) -> None:
         """Scan parts until none is left, or one is not taken."""
-        buffer = bytearray()
-        with self._lock:
+        with self._changed:
             self._working += 1
         try:
-            while (cut := self._next()) is not None:
-                number, start, stop = cut
-                part = self._scanned(start, stop, buffer)
-                with self._lock:
-                    if part is None:
-                        self._failed = True
-                    else:
-                        self._parts[number] = part
-        except Exception:  # in a thread nobody would hear of it: the long way meets it again, and says so
-            self._failed = True
+            buffer = self._rows.buffer(_CHUNK)
+            while self._scan_next(buffer):
+                pass
         finally:
-            with self._idle:
+            with self._changed:
                 self._working -= 1
-                self._idle.notify_all()
+                self._changed.notify_all()
 
-    def _next(self) -> tuple[int, int, int] | None:
-        with self._lock:
-            cut = None if self._failed else next(self._cuts, None)
-            self._taken += cut is not None
-            return None if cut is None else (self._taken - 1, *cut)
+    def _scan_next(self, buffer: bytearray) -> bool:
+        """Scan the next part; False where none is left, or where it is not taken."""
+        part: Raw | None = None
+        number = -1
+        try:
+            with self._changed:
+                if self._failed or (cut := next(self._cuts, None)) is None:
+                    return False
+                number = self._taken
+                self._taken += 1
+            part = self._scanned(*cut, buffer)
+        except Exception:  # in a thread nobody would hear of it: the long way meets it again, and says so
+            part = None
+        with self._changed:
+            if part is None:
+                self._failed = True
+            else:
+                self._parts[number] = part
+            self._changed.notify_all()
+        return part is not None
 
     def _scanned(self, start: int, stop: int, buffer: bytearray) -> Raw | None:
         data = self._rows.view(start, stop, buffer)
@@ -83,19 +90,37 @@ class Scanning:
                 str(data, "utf-8")
         except ValueError:  # the long way says where
             return None
-        return (bytes(data) if any(map(_points_into_text, columns)) else b""), found
+        whole = (self._rows.stop - self._rows.start) / max(1, stop - start)
+        return (bytes(data) if any(map(_points_into_text, columns)) else b""), whole, found
 
-    def result(self) -> Iterator[Raw] | None:
-        """The parts in their order, each let go when the next is due; None where the scanner does not take the rows."""
-        helper = threading.Thread(target=self.work) if not self._working and (os.cpu_count() or 1) > 1 else None
-        if helper and self._rows.stop - self._rows.start > _CHUNK:
-            helper.start()
-        self.work()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._working)
-        if self._failed:
-            return None
-        return (self._parts.pop(number) for number in range(self._taken))
+    def parts(self) -> Iterator[Raw]:
+        """The parts in their order, each as soon as it is there; scans along. NotScannable where one is not taken.
+
+        Whoever takes no more of them ends the scanning.
+        """
+        many = self._rows.stop - self._rows.start > _CHUNK and (os.cpu_count() or 1) > 1
+        if many and not self._working:
+            threading.Thread(target=self.work, daemon=True).start()
+        buffer, number = bytearray(), 0
+        try:
+            while True:
+                with self._changed:
+                    if self._failed:
+                        raise NotScannable
+                    part = self._parts.pop(number, None)
+                if part is not None:
+                    yield part
+                    number += 1
+                elif not self._scan_next(buffer := buffer or self._rows.buffer(_CHUNK)) and not self._awaited(number):
+                    return
+        finally:
+            self._failed = True
+
+    def _awaited(self, number: int) -> bool:
+        """Wait for a part that another thread scans; False where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or number in self._parts or number >= self._taken)
+            return self._failed or number in self._parts
 
 
 def _points_into_text(column: Any) -> bool:

@@ -7,7 +7,7 @@ no compiler and comes to the same columns. KPDATA_PURE_PYTHON=1 in the environme
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from kpdata.converters._json import Rows, text
+from kpdata.converters._json import NotScannable, Rows, text
 from kpdata.converters._scanner import (
     ESCAPED,
     FALSE,
@@ -36,24 +36,29 @@ from kpdata.converters._scanner import SCALAR as SCALAR
 from kpdata.converters._scanner import compiled as compiled
 from kpdata.converters._scanner import pure as pure
 
-_Part = tuple[int, list["Found"], list[tuple[int, str]]]  # rows, what each key holds, other members of some rows
+# How many rows, what each key holds, other members of some rows.
+_Part = tuple[int, list["Found"], list[tuple[int, str]]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Found:
-    """The values of one key in some rows, in their order. `rows` count from the first of these rows."""
+    """The values of one key in some rows, in their order."""
 
     data: bytes
-    rows: NDArray[np.int64]  # (V,)
+    rows: NDArray[np.int64]  # (V,) rising; not to be changed: keys that all rows have share them
     kinds: NDArray[np.uint8]  # (V,) NULL … OBJECT of scalars and of segmentations; empty for lists of numbers
     first: NDArray[np.int64]  # (V,) an integer, a real's bits, where a text or an object starts, how many polygons
     second: NDArray[np.int64]  # (V,) where it stops
     numbers: NDArray[np.float64]  # all numbers of all lists
     lengths: NDArray[np.int32]  # of each flat list
     saw_integer: bool
+    expected: int  # how many numbers there are about in all parts
 
     def items(self) -> list[Any]:
         """The scalars as Python values."""
+        if len(self.kinds) and (self.kinds == TEXT).all():
+            spans = zip(self.first.tolist(), self.second.tolist(), strict=True)
+            return [str(self.data[a:b], "utf-8") for a, b in spans]
         makers: dict[int, Any] = {
             NULL: lambda a, b: None,
             INTEGER: lambda a, b: a,
@@ -68,45 +73,55 @@ class Found:
         return [makers[kind](a, b) for kind, a, b in values]
 
 
-def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> list[_Part] | None:
-    """What the keys hold, in parts of consecutive rows; None: read it the long way."""
-    if not usable() or not keys:
+def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> Iterator[_Part] | None:
+    """What the keys hold, in parts of consecutive rows; None: read it the long way.
+
+    NotScannable, perhaps after some parts, where that turns out later.
+    """
+    if not usable() or not keys or not rows.scannable:
         return None
     wanted = asked(keys, kinds)
     begun = rows.begun if rows.begun and rows.begun.asked == wanted else Scanning(rows, wanted)
     rows.begun = None
-    scanned = begun.result()
-    try:
-        return None if scanned is None else [_part(*raw) for raw in scanned]
-    except ValueError:  # a lone surrogate among the extras, which orjson refuses
-        return None
+    return _parts(begun)
 
 
-def _part(data: bytes, found: Any) -> _Part:
-    count, columns, *extras, _ = found
-    return count, [_found(data, column) for column in columns], _extras(*extras)
+def _parts(begun: Scanning) -> Iterator[_Part]:
+    start = 0
+    for data, whole, (count, columns, *extras, _) in begun.parts():
+        every = np.arange(start, start + count)
+        try:
+            members = _extras(start, *extras)
+        except ValueError as error:  # a lone surrogate among the extras, which orjson refuses
+            raise NotScannable from error
+        yield count, [_found(data, whole, column, every) for column in columns], members
+        start += count
 
 
-def _extras(rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:
+def _extras(start: int, rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:
     """(row, members) of the rows that have other keys; numbers and blanks in them as `text` writes them."""
     whole = bytes(body)
     pieces = [whole[a:b].decode() for a, b in pairwise([0, *np.frombuffer(ends, np.int64).tolist()])]
     for i in np.flatnonzero(np.frombuffer(raw, np.uint8)).tolist():
         pieces[i] = text(orjson.loads("{" + pieces[i] + "}"))[1:-1]
-    return list(zip(np.frombuffer(rows, np.int32).tolist(), pieces, strict=True))
+    return [(start + row, piece) for row, piece in zip(np.frombuffer(rows, np.int32).tolist(), pieces, strict=True)]
 
 
-def _found(data: bytes, column: Any) -> Found:
+def _found(data: bytes, whole: float, column: Any, every: NDArray[np.int64]) -> Found:
+    """One column of the rows `every`."""
     kinds = np.frombuffer(column[1], np.uint8)
+    rows = np.frombuffer(column[0], np.int32)
+    numbers = _exact(data, column, 4, np.dtype(np.float64))
     return Found(
         data=data,
-        rows=np.frombuffer(column[0], np.int32).astype(np.int64),
+        rows=every if len(rows) == len(every) else every[rows],
         kinds=kinds,
         first=_exact(data, column, 2, np.dtype(np.int64)),
         second=np.frombuffer(column[3], np.int64),
-        numbers=_exact(data, column, 4, np.dtype(np.float64)),
+        numbers=numbers,
         lengths=np.frombuffer(column[5], np.int32),
         saw_integer=bool(column[7]),
+        expected=int(len(numbers) * whole),
     )
 
 

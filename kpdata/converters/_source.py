@@ -81,6 +81,8 @@ class Source:
         """`decode` the document; the standard library parses it again where the fast path gives up half-way."""
         try:
             return decode(self.json)
+        except _json.NotScannable:  # the rows know, so that this happens once for each list
+            return self.decode(decode)
         except _json.NotStreamable:
             self.json = _json.load(self.data, self.path)
             return decode(self.json)

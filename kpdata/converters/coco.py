@@ -148,7 +148,7 @@ def _categories(rows: Sequence[Any], source: str) -> dict[Any, dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-@dataclass
+@dataclass(eq=False)
 class _Images:
     columns: dict[str, pa.Array]
     count: int

@@ -36,7 +36,7 @@ _WORDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Areas:
     """Area of each person of a dataset, with the rules that gave them."""
 

@@ -15,7 +15,7 @@ from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Mode, 
 from kpdata.threads import in_threads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Curves:
     """T thresholds, R recalls, C categories, A area ranges, M numbers of detections; -1 without ground truth."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from kpdata.eval.oks import Mode, Params
 from kpdata.eval.part import Pairing, Part, pair
 from kpdata.eval.prepare import Sides, UnknownImages, prepare
 from kpdata.eval.protocols import Protocol
-from kpdata.eval.sanity import sanity
+from kpdata.eval.sanity import findings, told
 from kpdata.skeleton import Skeleton, load
+from kpdata.threads import both
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -404,19 +405,20 @@ def evaluate_oks(
     protocol = protocols.protocol(name, like)
     if protocol.greedy_by_person:
         _refuse_options(name, metric, {"mode": mode != "strict", "max_dets": max_dets != 20})
-    options = {"skeleton": bones, "area": area, "unknown_images": unknown_images, "max_dets": max_dets}
-    result = _scored(gt, predictions, protocol, mode=mode, **options)
-    result = replace(result, notes=(*sanity(result.sides, result.stats), *result.notes))
-    if mode == "strict" and not protocol.greedy_by_person and (trap := remarks.trapped(result.sides)):
-        mended = _scored(gt, predictions, protocol, mode="fixed", **options)
+    options: dict[str, Any] = {"skeleton": bones, "area": area, "unknown_images": unknown_images, "max_dets": max_dets}
+    notes: list[str] = []
+    sides = prepare(gt, predictions, notes, protocol=protocol, mode=mode, **options)
+    # What makes numbers meaningless is looked for while they are computed.
+    result, found = both(partial(_scored, sides, protocol, notes), partial(findings, sides), size=len(predictions))
+    result = replace(result, notes=(*told(sides, found, result.stats), *result.notes))
+    if mode == "strict" and not protocol.greedy_by_person and (trap := remarks.trapped(sides)):
+        mended = _scored(prepare(gt, predictions, [], protocol=protocol, mode="fixed", **options), protocol, [])
         return replace(result, notes=(*result.notes, remarks.on_mending(trap, result.stats, mended.stats)))
     return result
 
 
-def _scored(gt: Dataset, predictions: Dataset, protocol: Protocol, **options: Any) -> Evaluation:
-    """The numbers by one protocol; options as `prepare`."""
-    notes: list[str] = []
-    sides = prepare(gt, predictions, notes, protocol=protocol, **options)
+def _scored(sides: Sides, protocol: Protocol, notes: list[str]) -> Evaluation:
+    """The numbers by one protocol; sentences come to those of `prepare`."""
     whole = _joined(sides, sides.parts)
     groups = {name: _joined(sides, parts) for name, parts in _groups(sides, protocol, notes).items()}
     stats = _stats(sides, protocol, whole, groups)

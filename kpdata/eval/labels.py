@@ -28,7 +28,7 @@ BEST_OVERLAP = 0.25
 _SHARES = {OWN_RULE: OWN_SHARE}  # of the box, that data sets take whose own evaluator knows no other area
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Labels:
     """L labels of G people, each of whom has at least two.
 
@@ -45,7 +45,7 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Side:
     """One annotator: N labels that are no crowds and have a labelled keypoint. `rows` lead back to the table."""
 

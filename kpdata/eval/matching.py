@@ -38,7 +38,7 @@ Rows = TypeVar("Rows", GroundTruth, Detections)
 POOLED = -1  # the category that all become without `use_categories` (cocoeval.py:141)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Matches:
     """Who was matched with whom. Sorted by category, image id, and then file order (G) or rank (D).
 

@@ -7,7 +7,6 @@ person's extent (the diagonal of the labelled keypoints' box), where good models
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kpdata import schema, skeleton
-from kpdata.arrays import distinct, isin, lookup, median
+from kpdata.arrays import distinct, isin, lookup, median, mixed
 from kpdata.dataset import Dataset
 from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
@@ -33,7 +32,7 @@ _MORE = 0.25  # and by how much it has to be more than without
 _EQUAL = 0.03  # differences of that share that mean nothing
 _SAME = 0.07  # residual of two poses of one shape, and
 _SAME_SHARE = 0.6  # of how many people, for crops to be suspected
-_CELLS = 1 << 20  # distances of columns to keypoints at most: bounds memory where K is 133
+_CELLS = 1 << 18  # distances of columns to keypoints at most: bounds memory where K is 133, and time
 _HUGE = 1e7  # px, as nobody's image
 _MOST = 10  # predictions of an image, best first
 _INPUTS = np.array([192, 224, 256, 288, 320, 368, 384, 416, 448, 512, 640, 768, 896, 960, 1024, 1280])
@@ -46,7 +45,7 @@ class Finding(NamedTuple):
     decisive: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Scene:
     """Sampled people and the predictions of their images, with all pairs of one image (P,)."""
 
@@ -110,7 +109,8 @@ def _sample(part: Part, counted: Bools, gt: Dataset, seed: int, step: int = 0) -
     both = distinct(image[usable])
     both = both[(both >= 0) & isin(both, found_image)]
     if len(both) > IMAGES:
-        both = both[sorted(random.Random(seed).sample(range(len(both)), IMAGES))]
+        drawn = np.argsort(mixed(np.arange(len(both), dtype=np.uint64) + np.uint64((seed << 32) % 2**64)))[:IMAGES]
+        both = both[np.sort(drawn)]
     usable = usable[isin(image[usable], both)]
     rows = np.flatnonzero(isin(found_image, both))
     rows = rows[(np.abs(found.keypoints[rows]) < _HUGE).all((1, 2))]

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kpdata.arrays import distinct, isin, lookup, runs
+from kpdata.arrays import distinct, isin, lookup, pairs, runs
 from kpdata.errors import EvaluationError
-from kpdata.eval.kernels import TERMS_PER_BLOCK, as_complex, extents, minus_e, minus_e_of_boxes, near
+from kpdata.eval.kernels import TERMS_PER_BLOCK, extents, minus_e, minus_e_of_boxes, near
 from kpdata.threads import WORTH_IT, in_threads, workers
 
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ def _columns(owner: Any, dtypes: dict[str, tuple[Any, int]]) -> None:
         raise EvaluationError(f"{type(owner).__name__}.keypoints: shape {owner.keypoints.shape}, expected (rows, K, 2)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GroundTruth:
     """Annotated people in the order of the file: ties depend on it. All lengths are in pixels, areas in square pixels.
 
@@ -84,7 +84,7 @@ class GroundTruth:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """Predicted people in the order of the file. `area` is what `detection_area` gives; scores need not lie in 0…1.
 
@@ -183,7 +183,7 @@ def detection_area(keypoints: Floats, bbox: Floats | None = None, *, mode: Mode 
     return np.where(np.isnan(area), 0.0, area) if mode == "fixed" else area
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Order:
     """Which rows take part, and in which order. Group = category index * number of images + image index.
 
@@ -273,7 +273,7 @@ def _stable_argsort(group: Ints, groups: int) -> Ints:
     return np.argsort(group.astype(np.uint16) if groups <= 1 << 16 else group, kind="stable")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Detections beside ground truth of the same image and category, with their OKS, by detection, then ground truth.
 
@@ -321,7 +321,7 @@ def _blocks(counts: Ints, limit: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CompactKeypoints:
     """Ground truth with the labelled keypoints moved to the front, in their order; K of them where none is labelled."""
 
@@ -335,7 +335,7 @@ class CompactKeypoints:
     def of(cls, gt: GroundTruth, rows: Ints) -> CompactKeypoints:
         labelled = gt.labelled[rows]
         joints = np.argsort(~labelled, axis=1, kind="stable")
-        keypoints = as_complex(gt.keypoints)[rows[:, None], joints].view(np.float64).reshape(*joints.shape, 2)
+        keypoints = pairs(gt.keypoints)[rows[:, None], joints].view(np.float64).reshape(*joints.shape, 2)
         x, y, w, h = gt.bbox[rows].T
         with np.errstate(invalid="ignore", over="ignore"):
             box = np.stack([x - w, y - h, x + w * 2, y + h * 2], axis=1)

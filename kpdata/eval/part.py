@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ ANALYSIS_OKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Ground truth and predictions of one skeleton as arrays, in the order of their tables.
 
@@ -36,7 +38,17 @@ class Part:
     image_ids: Ints  # (I,) images that the ground truth lists
     category_ids: Ints  # (C,) ascending: the categories of this skeleton
     params: Params
-    matches: Matches
+
+    @cached_property
+    def matches(self) -> Matches:
+        """Who is matched with whom by `params`, computed when it is first asked for."""
+        return match(self.truth, self.detections, self.image_ids, self.category_ids, self.params)
+
+    def matched(self, matches: Matches, **changes: Any) -> Self:
+        """The part with these matches, which another choice of people or keypoints gave, and with fields changed."""
+        part = replace(self, **changes)
+        part.__dict__["matches"] = matches
+        return part
 
     def counted(self) -> Bools:
         """(N,) people whom somebody can miss: listed, no crowd, with a labelled keypoint."""
@@ -45,7 +57,7 @@ class Part:
         return np.asarray(listed & ~truth.iscrowd & (truth.num_keypoints != 0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pairing:
     """One matching of a Part, all sizes of people together. Rows point into `Part.truth` and `Part.detections`."""
 

@@ -15,7 +15,6 @@ from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError, SchemaError
 from kpdata.eval import protocols, remarks
 from kpdata.eval.areas import Areas, areas, rule_named
-from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Mode, Params, detection_area
 from kpdata.eval.part import Part
 from kpdata.eval.protocols import Protocol
@@ -25,7 +24,7 @@ WHOLE, BODY = "coco_wholebody_133", "coco_17"
 UnknownImages = Literal["refuse", "ignore"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sides:
     """Ground truth and predictions brought together: `parts` index the tables of these two datasets."""
 
@@ -67,7 +66,6 @@ def prepare(
         parts.append(Part(
             skeleton=bones, mask=mask, truth=truth, detections=results, visibility=visibility, keypoint_scores=scores,
             truth_rows=truth_rows, detection_rows=rows, image_ids=image_ids, category_ids=ids, params=params,
-            matches=match(truth, results, image_ids, ids, params),
         ))  # fmt: skip
     scored = sum(int(part.counted().sum()) for part in parts)
     notes.extend(remarks.on_people(gt, sizes, isin(categories, listed), scored, protocol, mode))

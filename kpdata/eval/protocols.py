@@ -33,6 +33,7 @@ from kpdata.eval.average_precision import Curves
 from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
+from kpdata.eval.wording import many
 from kpdata.skeleton import Skeleton
 
 OKS_METRICS = ("oks", "crowdpose", "wholebody", "aic")
@@ -147,7 +148,8 @@ def group_scores(people: pa.Table, group: str, notes: list[str]) -> Floats:
         found = json.loads(f"[{','.join(texts[row] or '' for row in rows)}]")
         score[rows] = [_number(extras[key], key) for extras in found]
         if len(rows) < len(score):
-            notes.append(f"{len(score) - len(rows):,} predictions have no {key}: their score stands in, as xtcocotools")
+            one, several = f"prediction has no {key}: its", f"predictions have no {key}: their"
+            notes.append(f"{many(len(score) - len(rows), one, several)} score stands in, as xtcocotools")
     return score
 
 
@@ -176,8 +178,7 @@ def crowd_levels(gt: Dataset, notes: list[str]) -> dict[str, Ints]:
 
 def of_images(part: Part, image_ids: Ints) -> Part:
     """The part with the matches of some of the images alone, as if the ground truth listed no others."""
-    found = match(part.truth, part.detections, image_ids, part.category_ids, part.params)
-    return replace(part, image_ids=image_ids, matches=found)
+    return replace(part, image_ids=image_ids)
 
 
 def crowdpose_stats(whole: dict[str, float], levels: dict[str, Curves]) -> dict[str, float]:
@@ -224,7 +225,7 @@ def of_group(part: Part, people: pa.Table, group: str, notes: list[str]) -> Part
         area=part.detections.area[kept],
     )
     params = replace(part.params, sigmas=part.params.sigmas[columns])
-    return replace(part, params=params, matches=match(truth, detections, part.image_ids, part.category_ids, params))
+    return part.matched(match(truth, detections, part.image_ids, part.category_ids, params), params=params)
 
 
 # ----------------------------------------------------------------------------------------------- AI Challenger's score

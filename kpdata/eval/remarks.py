@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kpdata import schema
-from kpdata.arrays import distinct, isin, lookup
+from kpdata.arrays import any_nan, distinct, isin, lookup
 from kpdata.dataset import Dataset
 from kpdata.eval.areas import Areas
 from kpdata.eval.oks import Bools, Detections, Ints, Mode
 from kpdata.eval.protocols import Protocol
+from kpdata.eval.wording import many
 from kpdata.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: P
     if (gt.image_rows() < 0).any():
         yield "people on images that the ground truth does not list are left out"
     if small:
-        yield f"{small:,} people have an area of 0 or less: nearly nothing matches them"
+        yield f"{many(small, 'person has', 'people have')} an area of 0 or less: nearly nothing matches them"
     if whole_boxes:
         yield "the ground truth's area is the whole box: OKS is larger than with mask areas, not comparable with COCO's"
 
@@ -71,24 +72,27 @@ def on_predictions(
     images = lookup(schema.values(gt.images["image_id"]), schema.values(predictions.persons["image_id"]))
     crowded = int((np.bincount(images * (len(listed) + 1) + lookup(listed, found) + 1) > max_dets).sum())
     if crowded:
-        yield f"more than {max_dets} predictions in {crowded:,} images: the {max_dets} best of each count"
+        yield f"more than {max_dets} predictions in {many(crowded, 'image')}: the {max_dets} best of each count"
     if max_dets != 20:
         yield f"{max_dets} predictions of an image count, the benchmarks take 20: not comparable with a leaderboard"
 
 
 def on_nan(found: Detections, protocol: Protocol, mode: Mode) -> Iterable[str]:
     """NaN coordinates and scores of predictions, and what becomes of them."""
-    if rows := int(np.isnan(found.keypoints).any(axis=(1, 2)).sum()):
+    if any_nan(found.keypoints):
+        rows = int(np.isnan(found.keypoints).any(axis=(1, 2)).sum())
         meaning = "those keypoints are infinitely far away" if mode == "fixed" else (
             "as in pycocotools such a person matches anything"
         )  # fmt: skip
         if protocol.greedy_by_person:
             meaning = "as in AI Challenger's evaluator nobody of their images is found"
-        yield f"{rows:,} predictions hold NaN coordinates: {meaning}"
+        yield f"{many(rows, 'prediction holds', 'predictions hold')} NaN coordinates: {meaning}"
     if rows := int(np.isnan(found.score).sum()):
-        yield f"{rows:,} predictions have NaN for a score: they come last, after the least confident"
+        one, several = "prediction has NaN for a score: it comes", "predictions have NaN for a score: they come"
+        yield f"{many(rows, one, several)} last, after the least confident"
     if rows := int(np.isinf(found.score).sum()):
-        yield f"{rows:,} predictions have an infinite score: they come before or after all others, in the file's order"
+        one, several = "prediction has an infinite score: it comes", "predictions have an infinite score: they come"
+        yield f"{many(rows, one, several)} before or after all others, in the file's order"
 
 
 def on_nan_truth(parts: Iterable[Part], protocol: Protocol, mode: Mode) -> Iterable[str]:
@@ -99,7 +103,8 @@ def on_nan_truth(parts: Iterable[Part], protocol: Protocol, mode: Mode) -> Itera
     meaning = "as in pycocotools NaN matches any prediction"
     if mode == "fixed" or protocol.greedy_by_person:
         meaning = "nothing matches them"
-    yield f"{rows:,} people of the ground truth have an area or labelled keypoints that are no numbers: {meaning}"
+    who = many(rows, "person of the ground truth has", "people of the ground truth have")
+    yield f"{who} an area or labelled keypoints that are no numbers: {meaning}"
 
 
 def _unmeasurable(part: Part) -> Bools:
@@ -118,14 +123,15 @@ def on_counts(parts: Iterable[Part]) -> Iterable[str]:
         people = isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
         odd += int((people & part.mask.all() & ((part.truth.num_keypoints == 0) == labelled)).sum())
     if odd:
-        yield f"{odd:,} people whose num_keypoints is 0 have labelled keypoints, or the reverse: the field decides"
+        who = many(odd, "person whose num_keypoints is 0 has", "people whose num_keypoints is 0 have")
+        yield f"{who} labelled keypoints, or the reverse: the field decides"
 
 
 def trapped(sides: Sides) -> tuple[str, ...]:
     """What of `Params.mode` "strict" these data step into: names of the traps for `on_mending`."""
     zero = any((part.truth.annotation_id == 0).any() for part in sides.parts)
     twice = any(len(distinct(p.truth.annotation_id)) < len(p.truth.annotation_id) for p in sides.parts)
-    nan = any(np.isnan(part.detections.keypoints).any() for part in sides.parts)
+    nan = any(any_nan(part.detections.keypoints) for part in sides.parts)
     odd = any((_unmeasurable(part) & part.counted()).any() for part in sides.parts)
     found = {
         "annotation id 0": zero,

@@ -8,14 +8,14 @@ real models of any quality raise none: a finding wants most of the people or pre
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.arrays import distinct, isin, lookup, median
+from kpdata.arrays import distinct, isin, lookup, median, mixed
 from kpdata.dataset import Dataset
 from kpdata.eval.fields import odd_fields
 from kpdata.eval.misfits import Finding, misfits
@@ -45,13 +45,12 @@ class _Scene(NamedTuple):
 
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")  # NaN and infinity are data here, and fit nothing
-def sanity(sides: Sides, stats: Mapping[str, float] | None = None, *, seed: int = 0) -> list[str]:
-    """Sentences about what makes the numbers of these two sides meaningless; none where nothing is suspicious.
+def findings(sides: Sides, *, seed: int = 0) -> list[Finding]:
+    """What makes the numbers of these two sides meaningless; nothing where nothing is suspicious. Needs no matches.
 
-    stats: the numbers, where they are known: with an AP of at most 0.05 a cause is told as such ("AP is 0.000 because
-    …"), and if none was found what the poses look like. Areas, num_keypoints, scores, flags in the place of keypoint
-    scores, images without predictions, repeated poses, boxes given by their corners, normalised coordinates, another
-    resolution, x and y exchanged, left and right exchanged, another order of keypoints, shifted ids or coordinates.
+    Areas, num_keypoints, scores, flags in the place of keypoint scores, images without predictions, repeated poses,
+    boxes given by their corners, normalised coordinates, another resolution, x and y exchanged, left and right
+    exchanged, another order of keypoints, shifted ids or coordinates.
     Poses are compared on at most 300 images, drawn with `seed`; boxes and units on 2,000 rows.
     """
     found: list[Finding] = []
@@ -63,7 +62,12 @@ def sanity(sides: Sides, stats: Mapping[str, float] | None = None, *, seed: int 
         of_part += unit or misfits(part, scene.counted, sides.gt, seed)
         where = f"{part.skeleton.name}: " if len(sides.parts) > 1 else ""
         found += [Finding(where + finding.words, finding.decisive) for finding in of_part]
-    found += [Finding(words, False) for words in odd_fields(sides)]
+    return found + [Finding(words, False) for words in odd_fields(sides)]
+
+
+def told(sides: Sides, found: Sequence[Finding], stats: Mapping[str, float] | None = None) -> list[str]:
+    """The findings in words. stats: the numbers, where they are known: with an AP of at most 0.05 a cause is told as
+    such ("AP is 0.000 because …"), and if none was found what the poses look like."""
     sentences = [finding.words for finding in found]
     ap = None if stats is None else stats.get("AP")
     if ap is None or ap > _LOW_AP:
@@ -311,22 +315,11 @@ def _only_flags(values: Floats) -> bool:
     return bool(((values == 0) | (values == 1) | (values == 2) | np.isnan(values)).all())
 
 
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers as if drawn, by the output function of SplitMix64 (Steele et al., OOPSLA 2014).
-
-    Not `np.random`: importing it takes as long as all that is done here.
-    """
-    z = numbers * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _repeats(part: Part) -> int:
     """Predictions equal to an earlier one of their image: rows are compared by a 64-bit sum of their bits."""
     xy = part.detections.keypoints
     bits = xy.reshape(len(xy), -1).view(np.uint64)
-    odd = _mixed(np.arange(1, bits.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+    odd = mixed(np.arange(1, bits.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
     image = part.detections.image_id.astype(np.uint64) * odd[0]
     if _equal(bits[:, 0] * odd[0] + bits[:, 1] * odd[1] + image) <= REPEATED * len(xy):
         return 0  # fewer than are worth a word agree even in their first keypoint

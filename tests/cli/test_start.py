@@ -57,7 +57,7 @@ def test_the_same_as_the_app(name, made, tmp_path, run):
 
 
 def test_what_is_begun(made, tmp_path, monkeypatch):
-    """Predictions first, wherever they stand; what is to be overwritten is not read."""
+    """The ground truth first, wherever they stand; what is to be overwritten is not read."""
     begun = []
     monkeypatch.setattr(_ahead, "begin", lambda paths: begun.extend(paths))
     monkeypatch.setattr(start.os, "environ", dict(start.os.environ))
@@ -67,7 +67,7 @@ def test_what_is_begun(made, tmp_path, monkeypatch):
     gt, found = made / "coco.json", made / "predictions.json"
     words = ["--gt", gt, "--report", old, "--force", found, "--mode", "strict", "--images", made, ""]
     start._look_ahead([str(word) for word in words])
-    assert begun == [found, gt]
+    assert begun == [gt, found]
 
 
 def test_every_output_is_known():

@@ -36,7 +36,11 @@ def both(monkeypatch, read):
 
 
 def scan(data: bytes, keys: dict[str, int]):
-    return _scanning.scan(_json.Rows(data, 1, len(data) - 1), list(keys), list(keys.values()))
+    scanned = _scanning.scan(_json.Rows(data, 1, len(data) - 1), list(keys), list(keys.values()))
+    try:
+        return None if scanned is None else list(scanned)
+    except _json.NotScannable:
+        return None
 
 
 def floats(texts):
@@ -193,6 +197,48 @@ def test_many_parts(style, monkeypatch, tmp_path):
     short, long = both(monkeypatch, lambda: converters.read(path))
     assert short == long
     assert "cut off" in short
+
+
+ODD = {
+    "an integer of 20 digits": {"track": 12345678901234567890, "score": 12345678901234567890},
+    "a key that stands twice": {"score": 0.5, "sc\\u006fre": 0.25},
+    "a list of another length": {"keypoints": [1.5, 2.5]},
+    "a list in the list": {"keypoints": [[1, 2, 1]] * 17},
+    "no list": {"keypoints": None},
+    "a lone surrogate": {"note": "\ud800"},
+    "a NaN": {"keypoints": [float("nan"), 1.0, 1.0] * 17},
+}
+
+
+@pytest.mark.parametrize("fault", ODD)
+@pytest.mark.parametrize("row", [0, 230])
+def test_what_the_scanner_meets_late(fault, row, monkeypatch, tmp_path):
+    """Rows that it does not take, or that no reader takes, first or after parts that are columns already."""
+    monkeypatch.setattr(_scanner, "_CHUNK", 3000)
+    rng = random.Random(1)
+    rows = [
+        {"image_id": i // 3, "category_id": 1, "keypoints": [rng.random() for _ in range(51)], "score": rng.random()}
+        for i in range(300)
+    ]
+    rows[row] = rows[row] | ODD[fault]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows).replace("\\\\u006f", "\\u006f"), encoding="utf-8")
+    short, long = both(monkeypatch, lambda: converters.read(path, hashed=False))
+    assert short == long
+    assert isinstance(short, str) or len(short) == 300
+
+
+def test_scanning_ends_with_whoever_reads():
+    """Other threads stop when nobody takes their parts any more."""
+    data = json.dumps([{"x": [float(i)] * 50} for i in range(60_000)]).encode()
+    scanning = _scanner.Scanning(_json.Rows(data, 1, len(data) - 1), _scanner.asked(["x"], [_scanning.NUMBERS]))
+    parts = scanning.parts()
+    next(parts)
+    parts.close()
+    scanning.work()
+    with scanning._changed:
+        assert scanning._changed.wait_for(lambda: not scanning._working, timeout=60)
+    assert len(list(scanning._cuts)) > 0
 
 
 def test_damaged_files(monkeypatch, tmp_path):

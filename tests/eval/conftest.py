@@ -25,7 +25,6 @@ from kpdata.eval import (
     Part,
     detection_area,
     evaluate_arrays,
-    match,
     summarize,
 )
 from kpdata.skeleton import Skeleton
@@ -121,7 +120,6 @@ def part_of(case: Case) -> Part:
         image_ids=images,
         category_ids=categories,
         params=params,
-        matches=match(truth, detections, images, categories, params),
     )
 
 

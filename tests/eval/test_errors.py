@@ -23,7 +23,6 @@ from kpdata.eval.errors import (
     score_errors,
 )
 from kpdata.eval.evaluation import evaluate
-from kpdata.eval.matching import match
 from kpdata.eval.oks import Detections, GroundTruth, Params, detection_area
 from kpdata.eval.part import Part, pair
 from kpdata.skeleton import Skeleton, load
@@ -39,7 +38,7 @@ def part_of(gt, dt, params, bones, images, categories=(1,)):
     return Part(
         skeleton=bones, mask=np.ones(k, bool), truth=gt, detections=dt, visibility=gt.labelled.astype(np.int8) * 2,
         keypoint_scores=np.full((m, k), np.nan), truth_rows=np.arange(n), detection_rows=np.arange(m),
-        image_ids=images, category_ids=categories, params=params, matches=match(gt, dt, images, categories, params),
+        image_ids=images, category_ids=categories, params=params,
     )  # fmt: skip
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from kpdata import converters, schema
 from kpdata.converters import coco as coco_format
 from kpdata.converters import coco_results
+from kpdata.eval import sanity as checks
 from kpdata.eval.part import pair
 from kpdata.eval.prepare import prepare
-from kpdata.eval.sanity import sanity, unmet_ids
+from kpdata.eval.sanity import unmet_ids
 from kpdata.eval.suspects import suspects
 from kpdata.skeleton import Skeleton, load
 from kpdata.synth import simulate_predictions, synthesize
@@ -32,6 +33,10 @@ def people():
 @pytest.fixture(scope="module")
 def found(people):
     return simulate_predictions(people, seed=2)[0]
+
+
+def sanity(sides, stats=None, *, seed=0):
+    return checks.told(sides, checks.findings(sides, seed=seed), stats)
 
 
 def column(dataset, name, array):

@@ -20,9 +20,8 @@ from kpdata.eval import errors as taxonomy
 from kpdata.eval import failures as tables
 from kpdata.eval.errors import GOOD_KS, KeypointErrors, Kind
 from kpdata.eval.keypoints import per_keypoint
-from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Params
-from kpdata.eval.opportunity import FIXES, KEYPOINT_ERRORS, many, most_often
+from kpdata.eval.opportunity import FIXES, KEYPOINT_ERRORS, most_often
 from kpdata.eval.part import Pairing, Part
 from kpdata.eval.points import arrays
 from kpdata.eval.points.lengths import Length, length_of
@@ -30,6 +29,7 @@ from kpdata.eval.points.measures import Measured
 from kpdata.eval.points.people import PAIRING_SIGMA, Points, areas
 from kpdata.eval.points.resampling import LESS, Resampler
 from kpdata.eval.prepare import Sides
+from kpdata.eval.wording import many
 
 _FALLOFF = 1 / np.sqrt(-8 * np.log(GOOD_KS))  # sigma of a similarity that is 0.85 at one reach, where area = reach²
 _USUAL = {"head": 0.5}  # shares of a length within which a keypoint is right, where the metric has no threshold
@@ -126,7 +126,6 @@ def _part(points: Points, counts: Bools) -> Part:
         image_ids=images,
         category_ids=np.ones(1, np.int64),
         params=params,
-        matches=match(truth, found, images, np.ones(1, np.int64), params),
     )
 
 
