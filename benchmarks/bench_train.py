@@ -1,13 +1,16 @@
 """Training beside the official recipe's execution: the same losses first, then steps, loaders and memory.
 
     make bench BENCH=train
-    python -m benchmarks.bench_train [--repeat 2] [--subjects step,load] [--device cpu|cuda]
+    python -m benchmarks.bench_train [--repeat 2] [--subjects step,load] [--device cpu|cuda] [--minutes 8] [--table]
 
 Each run is a process of its own. Both executions start from the same weights and people, and must give the same losses
 in the first two steps (`LIMIT`), else the benchmark fails. On a CPU there is one thread, networks and batches are small
 and times are CPU time: enough to see that nothing is slower, and no word about GPUs. With CUDA: HRNet-W32 at 192 x 256
 with batches of 64 to 256, eager, bf16, NHWC, graph and compile, from disk to weights, and the share of the memory
-floor. A run of everything in two rounds or more stores its figures (results/train.jsonl, README.md).
+floor; in one round, since a GPU has nobody else to serve, and in 8 minutes: what is not begun by then is left out, the
+most telling rows come first. A run of everything (on a CPU in two rounds or more) stores its figures, of a CPU in
+results/train.jsonl and of a GPU in results/train_gpu.jsonl, and puts their table into README.md; --table does that
+alone, with the figures that are stored.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,15 +36,24 @@ LOADERS = (
     "official loader", "kpdata from JPEG", "kpdata packed JPEG", "kpdata packed raw", "kpdata packed JPEG for the GPU",
     "kpdata packed raw for the GPU",
 )  # fmt: skip
-GRAPHED = ("kpdata bf16 NHWC", "kpdata bf16 NHWC graph", "kpdata bf16 NHWC compile", "kpdata bf16 NHWC compile graph")
-GPU_TOOLS = (OFFICIAL, "kpdata fp32 NCHW", "kpdata bf16", *GRAPHED)
+EAGER, GRAPH = "kpdata bf16 NHWC", "kpdata bf16 NHWC graph"
+COMPILE, BOTH = "kpdata bf16 NHWC compile", "kpdata bf16 NHWC compile graph"
+ON_GPU = {  # of the step at each batch; compiling takes a minute or two a batch size, once
+    256: (OFFICIAL, BOTH, GRAPH, EAGER, f"{BOTH}, all of cuDNN", f"{BOTH}, one stream"),
+    128: (OFFICIAL, BOTH, GRAPH, EAGER, COMPILE, "kpdata bf16", "kpdata fp32 NCHW"),
+    64: (OFFICIAL, GRAPH, EAGER),
+}
+FULL = (BOTH, GRAPH)  # from disk to weights, at the largest batch
+MARKS = {"cpu": "train", "cuda": "train_gpu"}
+LATE = "not begun: the time was over"
+LEAST = 20.0  # seconds that a run needs at least
 VARIABLES = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "PYTHONPATH": str(HERE.parent),
 }
 COLUMNS = {
     "what": "---", "tool": "---", "median ms": "---:", "best ms": "---:", "people a second": "---:",
-    "official time ÷ this": "---:", "peak MB": "---:", "share of the floor": "---:",
+    "official time ÷ this": "---:", "peak memory": "---:", "share of the floor": "---:",
 }  # fmt: skip
 
 
@@ -62,14 +75,13 @@ def subjects(device: str) -> list[Subject]:
     if device == "cpu":
         sizes = (("hrnet_tiny", 16), ("hrnet_w32", 2))
         return [_step(model, "96x128", batch, device, (OFFICIAL, OURS)) for model, batch in sizes] + [loading]
-    steps = [_step("hrnet_w32", "192x256", batch, device, GPU_TOOLS, FLOOR) for batch in (64, 128, 256)]
-    ends = [
-        Subject(
-            f"disk to weights, hrnet_w32 192 x 256, batch {batch}", "end", GRAPHED,
-            ("hrnet_w32", "192x256", str(batch), device), batch, FLOOR,
-        ) for batch in (64, 128, 256)
-    ]  # fmt: skip
-    return [*steps, *ends, loading]
+    first, *steps = [_step("hrnet_w32", "192x256", batch, device, tools, FLOOR) for batch, tools in ON_GPU.items()]
+    largest = max(ON_GPU)
+    end = Subject(
+        f"disk to weights, hrnet_w32 192 x 256, batch {largest}", "end", FULL,
+        ("hrnet_w32", "192x256", str(largest), device), largest, FLOOR,
+    )  # fmt: skip
+    return [first, end, *steps, loading]
 
 
 def _step(
@@ -79,11 +91,14 @@ def _step(
     return Subject(title, "step", tools, (model, size, str(batch), device), batch, floor)
 
 
-def run(tool: str, subject: Subject, device: str) -> Row:
-    """One run in a process of its own."""
+def run(tool: str, subject: Subject, device: str, ends: float) -> Row:
+    """One run in a process of its own; an error where `ends`, of the monotonic clock, is too near."""
+    left = ends - time.monotonic()
+    if left < LEAST:
+        return {"error": LATE}
     line = [sys.executable, "-m", "benchmarks.train_runners", subject.kind, tool, *subject.arguments]
     variables = VARIABLES if device == "cpu" or subject.kind == "load" else {"PYTHONPATH": str(HERE.parent)}
-    row = common.measure(line, memory=True, variables=variables)
+    row = common.measure(line, memory=True, variables=variables, timeout=min(900.0, left))
     if "error" in row:
         return row
     told = json.loads(row["stdout"].strip().splitlines()[-1])
@@ -99,9 +114,9 @@ def disagreement(tool: str, found: Row, official: Row) -> str | None:
     return None
 
 
-def rows_of(subject: Subject, repeat: int, device: str) -> list[Row]:
+def rows_of(subject: Subject, repeat: int, device: str, ends: float) -> list[Row]:
     """The rows of a subject. SystemExit where the losses differ."""
-    found = common.rounds({tool: partial(run, tool, subject, device) for tool in subject.tools}, repeat)
+    found = common.rounds({tool: partial(run, tool, subject, device, ends) for tool in subject.tools}, repeat)
     if subject.kind == "step" and not failure(found[OFFICIAL]):
         for tool, rows in found.items():
             for row in rows:
@@ -115,12 +130,13 @@ def rows_of(subject: Subject, repeat: int, device: str) -> list[Row]:
             continue
         line |= common.middle(rows, ("seconds", "setup_s", "gpu_mb", "peak_mb"))
         line["min_s"] = min(row["best"] for row in rows)
+        line |= {name: rows[0][name] for name in ("gpu", "cuda", "cudnn") if name in rows[0]}
         lines.append({**line, **({"floor": subject.floor} if subject.floor else {})})
     return lines
 
 
 def table(lines: Sequence[Row]) -> str:
-    """The rows as Markdown; memory is the GPU's where the step ran there."""
+    """The rows as Markdown."""
     rows = []
     for line in lines:
         if "error" in line:
@@ -128,14 +144,21 @@ def table(lines: Sequence[Row]) -> str:
             continue
         alike = {r["tool"]: r["seconds"] for r in lines if r["subject"] == line["subject"] and "seconds" in r}
         official, speed = alike.get(OFFICIAL) or alike.get(LOADERS[0]), line["people"] / line["seconds"]
-        memory = line.get("gpu_mb", line.get("peak_mb"))
         rows.append((
-            line["subject"], line["tool"], f"{line['seconds'] * 1e3:.2f}", f"{line['min_s'] * 1e3:.2f}",
+            line["subject"], line["tool"], f"{line['seconds'] * 1e3:.2f}",
+            f"{line['min_s'] * 1e3:.2f}" if "min_s" in line else "–",
             f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}",
-            f"{official / line['seconds']:.2f}" if official else "–", f"{memory:,.0f}" if memory else "–",
+            f"{official / line['seconds']:.2f}" if official else "–", _memory(line),
             f"{speed / line['floor']:.0%}" if line.get("floor") else "–",
         ))  # fmt: skip
     return common.markdown(COLUMNS, rows)
+
+
+def _memory(line: Row) -> str:
+    """The GPU's where the step ran there, else the process's."""
+    if "gpu_mb" in line:
+        return f"{line['gpu_mb'] / 1024:.1f} GB"
+    return f"{line['peak_mb']:,.0f} MB" if "peak_mb" in line and line["device"] == "cpu" else "–"
 
 
 def has_gpu() -> bool:
@@ -144,25 +167,62 @@ def has_gpu() -> bool:
     return "True" in common.measure([sys.executable, "-c", code]).get("stdout", "")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """All subjects; prints and stores JSON lines. Exit code 1 where a row of kpdata's is an error."""
+def text(device: str, lines: Sequence[Row]) -> str:
+    """What README.md says between the marks: the table, and on what it was measured."""
+    if device == "cpu":
+        return f"{NO_GPU}\n\n{table(lines)}"
+    facts = next((line for line in lines if "gpu" in line), {})
+    named = (("", "gpu"), ("CUDA ", "cuda"), ("cuDNN ", "cudnn"), ("PyTorch ", "torch"))
+    told = [f"{title}{facts[name]}" for title, name in named if facts.get(name)]
+    noted = f" Noted {facts['noted']}." if "noted" in facts else ""
+    return f"{', '.join(told)}; memory is the GPU's.{noted}\n\n{table(lines)}"
+
+
+def stored(device: str) -> list[Row]:
+    """The rows of the last run of everything on such a device. SystemExit where there is none."""
+    path = common.RESULTS / f"{MARKS[device]}.jsonl"
+    if not path.is_file():
+        raise SystemExit(f"{path}: no figures are stored; run without --table")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Subject]]:
+    """What was asked for, with the device that it is for, and the subjects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=2, help="rounds, 1 or more")
+    parser.add_argument("--repeat", type=int, default=None, help="rounds, 1 or more; 2 on a CPU, 1 on a GPU")
     parser.add_argument("--subjects", default="", help="some of step,load,end, with commas between them")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None, help="a GPU where there is one")
+    parser.add_argument("--minutes", type=float, default=None, help="nothing is begun after; 8 on a GPU")
+    parser.add_argument("--table", action="store_true", help="measure nothing: the stored figures into README.md")
     given = parser.parse_args(arguments)
-    device = given.device or ("cuda" if has_gpu() else "cpu")
-    if device == "cpu":
-        print(NO_GPU)
-    chosen = [s for s in subjects(device) if not given.subjects or s.kind in given.subjects.split(",")]
+    given.device = given.device or ("cuda" if has_gpu() else "cpu")
+    given.repeat = max(1, given.repeat or (1 if given.device == "cuda" else 2))
+    given.minutes = given.minutes or (8.0 if given.device == "cuda" else float("inf"))
+    chosen = [s for s in subjects(given.device) if not given.subjects or s.kind in given.subjects.split(",")]
     if not chosen:
-        parser.error(f"--subjects {given.subjects}: nothing to measure on {device}, expected some of step,load,end")
-    facts = common.machine("numpy", "torch", "opencv-python-headless", "simplejpeg")
-    lines = [{**line, **facts} for s in chosen for line in rows_of(s, max(1, given.repeat), device)]
+        what = f"nothing to measure on {given.device}, expected some of step,load,end"
+        parser.error(f"--subjects {given.subjects}: {what}")
+    return given, chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """All subjects; prints and stores JSON lines. Exit code 1 where a row of kpdata's is an error."""
+    given, chosen = options(arguments)
+    if given.table:
+        common.into_readme(MARKS[given.device], text(given.device, stored(given.device)))
+        return
+    if given.device == "cpu":
+        print(NO_GPU)
+    facts, ends = common.machine("numpy", "torch", "opencv-python-headless", "simplejpeg"), 60 * given.minutes
+    ends += time.monotonic()
+    lines = [{**line, **facts} for s in chosen for line in rows_of(s, given.repeat, given.device, ends)]
+    if late := [line["tool"] for line in lines if line.get("error") == LATE]:
+        print(f"{LATE}: {', '.join(late)}", file=sys.stderr)
+        lines = [line for line in lines if line.get("error") != LATE]
     print(table(lines))
-    if not given.subjects and given.repeat >= 2:
-        common.store("train", lines)
-        common.into_readme("train", (f"{NO_GPU}\n\n" if device == "cpu" else "") + table(lines))
+    if not given.subjects and (given.repeat >= 2 or given.device == "cuda"):
+        common.store(MARKS[given.device], lines)
+        common.into_readme(MARKS[given.device], text(given.device, lines))
     if failed := [line["tool"] for line in lines if "error" in line and line["tool"].startswith(OURS)]:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         raise SystemExit(1)

@@ -29,7 +29,8 @@ from torch import nn
 from benchmarks.common import HERE, WORK
 
 KEYPOINTS, LR = 17, 1e-3
-STEP_SECONDS, STEPS, WARMUP = 3.0, 30, 2  # steps stop at either of the first two
+STEP_SECONDS, STEPS, WARMUP = 3.0, 30, 2  # measuring stops at either of the first two
+AT_ONCE = 5  # steps of a GPU between two looks at the clock: the host may run ahead, and should
 LOAD_SECONDS, LOAD_BATCH = 1.0, 64
 PACKS = WORK / "data" / "train"
 Step = Callable[[Any], Any]  # a batch -> the loss
@@ -40,6 +41,9 @@ GPU_TOOLS = {  # what of kpdata's execution is on
     "kpdata bf16 NHWC graph": ("bf16", "nhwc", "graph"),
     "kpdata bf16 NHWC compile": ("bf16", "nhwc", "compile"),
     "kpdata bf16 NHWC compile graph": ("bf16", "nhwc", "compile", "graph"),
+    # Trials: what would be faster still, and is no option of the training.
+    "kpdata bf16 NHWC compile graph, all of cuDNN": ("bf16", "nhwc", "compile", "graph", "all"),
+    "kpdata bf16 NHWC compile graph, one stream": ("bf16", "nhwc", "compile", "graph", "one stream"),
 }
 
 
@@ -144,13 +148,15 @@ def kpdata_step(net: nn.Module, spec: Any, device: torch.device, parts: tuple[st
     from kpdata.train.losses import heatmap_loss
     from kpdata.train.prepare import prepare
 
+    if "all" in parts:
+        torch.backends.cudnn.benchmark_limit = 0  # every algorithm for a convolution is tried, not the ten likeliest
     layout = torch.channels_last if "nhwc" in parts else torch.contiguous_format
     net = net.to(memory_format=layout)
     config = Config(data=(SourceConfig(Path("none")),), out=Path("none"), lr=LR)
     optimizer = optim.make_optimizer(net, config, device)
     if "compile" in parts:
         fast.compile_parts(net)
-    if "graph" in parts:
+    if "graph" in parts and "one stream" not in parts:
         fast.branches_on_streams(net)
     forward = fast.in_bf16(net) if "bf16" in parts else net
 
@@ -190,16 +196,22 @@ def step(tool: str, model: str, size: str, batch: str, device: str) -> dict[str,
     losses = [float(run(people)) for _ in range(WARMUP)]
     setup = time.perf_counter() - began
     clock, times = time.perf_counter if on_gpu else time.process_time, []
-    while len(times) < STEPS and sum(times) < STEP_SECONDS:
-        count = 10 if on_gpu else 1  # the host may run ahead of a GPU, and should
+    count = AT_ONCE if on_gpu else 1
+    while len(times) < STEPS and sum(times) * count < STEP_SECONDS:
         start = clock()
         for _ in range(count):
             run(people)
         if on_gpu:
             torch.cuda.synchronize()
         times.append((clock() - start) / count)
-    memory = {"gpu_mb": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
-    return {"seconds": statistics.median(times), "best": min(times), "losses": losses, "setup_s": setup, **memory}
+    facts = gpu() if on_gpu else {}
+    return {"seconds": statistics.median(times), "best": min(times), "losses": losses, "setup_s": setup, **facts}
+
+
+def gpu() -> dict[str, Any]:
+    """What the figures of a GPU depend on, and the most memory that was taken there."""
+    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return {"gpu": torch.cuda.get_device_name(), **versions, "gpu_mb": torch.cuda.max_memory_allocated() / 2**20}
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
@@ -306,7 +318,7 @@ def end(tool: str, model: str, size: str, batch: str, device: str) -> dict[str, 
             start = now
             if len(times) > 2 and sum(times[2:]) * 10 > STEP_SECONDS:
                 break
-    return {"seconds": statistics.median(times[2:]), "best": min(times[2:])}
+    return {"seconds": statistics.median(times[2:]), "best": min(times[2:]), **gpu()}
 
 
 def _forever(loader: Any) -> Iterator[Any]:

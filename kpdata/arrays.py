@@ -86,8 +86,10 @@ def fold(extreme: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def pairs(xy: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """(..., 2), each pair contiguous -> (...) view of pairs as x + iy: NumPy fetches, copies, compares and subtracts two
-    numbers at once, twice as fast."""
+    """(..., 2), each pair contiguous -> (...) view of pairs as x + iy.
+
+    NumPy fetches, copies, compares and subtracts two numbers at once, twice as fast.
+    """
     return xy.view(np.complex128)[..., 0]
 
 
@@ -95,3 +97,21 @@ def any_nan(values: NDArray[np.float64]) -> bool:
     """Whether one of them is NaN. A sum is no number then; where it is one, a look at each is saved."""
     with np.errstate(invalid="ignore", over="ignore"):
         return bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
+
+
+def list_pairs(first: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(P,) row i and its partner of each pair: row i meets first[i] … first[i] + counts[i] - 1."""
+    skip = np.cumsum(counts) - counts
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) + np.repeat(first - skip, counts)
+
+
+def pairs_in_images(
+    image_a: NDArray[np.int64], image_b: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs (row of a, row of b) of one image, by row of a; images below 0 pair with nothing."""
+    order = np.argsort(image_b, kind="stable")
+    first = np.searchsorted(image_b[order], image_a)
+    count = np.searchsorted(image_b[order], image_a, side="right") - first
+    a, b = list_pairs(first, np.where(image_a >= 0, count, 0))
+    return a, order[b]

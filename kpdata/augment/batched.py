@@ -16,7 +16,7 @@ are float32 under autocast too. torch is needed to import this module, and no ot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -108,9 +108,9 @@ def normalise(
 
     bgr: the channels in the order B, G, R; mean and std are in the order of the result.
     """
-    order = (2, 1, 0) if bgr else (0, 1, 2)
-    channels = [pixels[:, order[c]] * (1 / (255 * std[c])) - mean[c] / std[c] for c in range(3)]
-    return torch.stack(channels, 1)
+    factor, offset = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    a, b = (_row(values, pixels)[:, None, None] for values in (factor, offset))
+    return torch.addcmul(b, pixels.flip(1) if bgr else pixels, a)  # one pass, and the layout stays what it is
 
 
 def _inverse(m: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _turn(saturation: Tensor, hue: Tensor) -> Tensor:
     return turned
 
 
-def _row(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def _row(values: Sequence[float], like: Tensor) -> Tensor:
     """(3,) of three numbers, with device and type of `like`, made there: a tensor of a list would be copied to it."""
     return torch.stack([like.new_full((), value) for value in values])
 

@@ -166,18 +166,38 @@ def perspective(source: ArrayLike, target: ArrayLike) -> Floats:
 
 
 def invert(matrix: ArrayLike) -> Floats:
-    """(3, 3) the way back. SchemaError for a map that loses a dimension, or that is not (3, 3) numbers."""
+    """(3, 3) the way back. SchemaError for a map that loses a dimension, that is not (3, 3) numbers, or whose way back
+    float64 cannot hold: numbers beyond it, or a perspective that sends the pixel (0, 0) to infinity."""
     array = check_matrix(matrix)
-    if is_affine(array):  # LAPACK takes ten times as long to begin
-        (a, b, c), (d, e, f) = (array[:2] / array[2, 2]).tolist()
-        det = a * e - b * d
-        return np.array([
-            [e / det, -b / det, (b * f - c * e) / det],
-            [-d / det, a / det, (c * d - a * f) / det],
-            [0.0, 0.0, 1.0],
-        ])  # fmt: skip
-    inverse = np.linalg.inv(array)
-    return np.asarray(inverse / inverse[2, 2], np.float64)
+    found = _affine_inverse(array) if is_affine(array) else _perspective_inverse(array)
+    if found is None or not all(map(math.isfinite, found.ravel().tolist())):
+        raise SchemaError(f"matrix {array.tolist()} has no inverse in float64: it flattens the picture, or all but")
+    return found
+
+
+def _affine_inverse(array: Floats) -> Floats | None:
+    """By hand: LAPACK takes ten times as long to begin. None where the determinant is 0 in floats."""
+    (a, b, c), (d, e, f), (_, _, depth) = array.tolist()
+    a, b, c, d, e, f = a / depth, b / depth, c / depth, d / depth, e / depth, f / depth
+    exponent = math.frexp(max(abs(a), abs(b), abs(d), abs(e)))[1]
+    unit = math.ldexp(1.0, min(exponent, 1023))  # a power of 2: no digit is lost
+    a, b, d, e = a / unit, b / unit, d / unit, e / unit
+    det = a * e - b * d
+    if det == 0:
+        return None
+    x, y = (b * f - c * e) / det, (c * d - a * f) / det
+    return np.array([
+        [e / det / unit, -b / det / unit, x / unit], [-d / det / unit, a / det / unit, y / unit], [0.0, 0.0, 1.0],
+    ])  # fmt: skip
+
+
+def _perspective_inverse(array: Floats) -> Floats | None:
+    try:
+        inverse = np.linalg.inv(array)
+    except np.linalg.LinAlgError:  # its determinant underflows there
+        return None
+    with np.errstate(all="ignore"):
+        return np.asarray(inverse / inverse[2, 2], np.float64)
 
 
 def check_matrix(matrix: ArrayLike) -> Floats:
@@ -186,10 +206,8 @@ def check_matrix(matrix: ArrayLike) -> Floats:
     if array.shape != (3, 3):
         raise SchemaError(f"matrix of shape {array.shape}, expected (3, 3) numbers")
     if not all(map(math.isfinite, array.ravel().tolist())):
-        raise SchemaError(
-            f"matrix {array.tolist()}, expected finite numbers",
-            hint="that of a mosaic is NaN: it has no one picture to go back to",
-        )
+        hint = "that of a mosaic is NaN: it has no one picture to go back to"
+        raise SchemaError(f"matrix {array.tolist()}, expected finite numbers", hint=hint)
     if _determinant(array) == 0 or array[2, 2] == 0:
         raise SchemaError(f"matrix {array.tolist()} has no inverse: it flattens the picture")
     return array

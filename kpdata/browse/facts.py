@@ -13,12 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kpdata import checks, files, schema
-from kpdata.arrays import lookup
+from kpdata.arrays import lookup, pairs_in_images
 from kpdata.checks.view import View
 from kpdata.dataset import Dataset
 from kpdata.errors import BrowseError
 from kpdata.eval import suspects
-from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
 from kpdata.geometry import box_iou

@@ -25,7 +25,6 @@ from kpdata.eval.oks import Floats, Ints
 from kpdata.eval.part import Pairing, Part
 from kpdata.eval.points import PointsEvaluation
 from kpdata.eval.report.figures import Line
-from kpdata.eval.suspects import suspects
 from kpdata.skeleton import Skeleton, load
 
 Found = Evaluation | PointsEvaluation
@@ -110,8 +109,7 @@ def analysed(found: Found) -> list[tuple[Part, Pairing, KeypointErrors]]:
 def suspected(found: Found) -> list[tuple[Part, pa.Table]]:
     """All suspicious labels of each skeleton (`suspects.suspects`); of single people with similarity in reaches."""
     if isinstance(found, PointsEvaluation):
-        points, why = found.points, found.why
-        return [(why.sized, suspects(why.sized, why.pairing, points.gt, points.predictions, limit=None))]
+        return [(found.why.sized, found.suspects(limit=None))]
     return list(zip(found.sides.parts, found.suspect_tables(limit=None), strict=True))
 
 

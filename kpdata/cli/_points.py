@@ -26,13 +26,17 @@ def refuse_analyses(result: PointsEvaluation, asked: dict[str, Any]) -> None:
         )
 
 
-def tables(result: PointsEvaluation, matches: Path | None, failures: Path | None) -> list[tuple[Path, pa.Table, str]]:
+def tables(
+    result: PointsEvaluation, matches: Path | None, failures: Path | None, suspects: Path | None
+) -> list[tuple[Path, pa.Table, str]]:
     """What is to be written: where, the rows, and what they are."""
     found = []
     if matches:
         found.append((matches, result.matches, "predictions and people"))
     if failures:
         found.append((failures, result.failures(), "people and predictions of nobody"))
+    if suspects:
+        found.append((suspects, result.suspects(), "suspicious labels"))
     return found
 
 
@@ -49,10 +53,12 @@ def show(
     if as_json:
         console.print_json({**_json(result, why, intervals, slices), "files": paths})
         return
+    from kpdata.eval.wording import counted
+
     facts = result.facts
     print(f"{paths['predictions']} against {paths['gt']}")
     print(f"{result.metric} on {facts['skeleton']}" + (f", as {facts['variant']}" if facts["variant"] else ""))
-    print(", ".join(f"{number:,} {what}" for what, number in facts["counts"].items()))
+    print(counted(facts["counts"]))
     if facts["normalizer"]:
         print(f"length: {facts['normalizer']['words']}")
     print(f"predictions found by: {facts['pairing']}")

@@ -40,6 +40,17 @@ People = Annotated[
 ]
 
 
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="OUT.png",
+        help="Draw the differences of numbers, slices and keypoints with intervals; also .pdf, .svg.",
+        show_default=False,
+    ),
+]
+
+
 def compare(
     first: First,
     second: Second,
@@ -57,6 +68,7 @@ def compare(
     seed: Seed = 0,
     by: By = None,
     people: People = None,
+    plot: Plot = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -71,7 +83,8 @@ def compare(
 
     sides.expect_choices(mode, unknown_images)
     truth = sides.ground_truth(first, gt)
-    sides.refuse_outputs({"--people": people}, (first, second, truth), force)
+    sides.refuse_outputs({"--people": people, "--plot": plot}, (first, second, truth), force)
+    evaluate.expect_picture(plot)
     a, b = _scored((first, second), truth, {
         "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
         "max_dets": max_dets, "threshold": threshold, "normalize": evaluate.length(normalize),
@@ -81,6 +94,9 @@ def compare(
         result = difference(a, b, n=resamples, seed=seed, by=by or None)
     if people:
         _save(result.people, people, force)
+    if plot:
+        result.plot(plot, about=f"A: {first.name}   B: {second.name}   against {truth.name}", force=force)
+        console.status("Wrote", str(plot))
     paths = {"a": str(first), "b": str(second), "gt": str(truth)}
     notes = [*result.notes, *_notes(a, b)]
     name = a.facts.get("metric", getattr(a, "metric", ""))
@@ -116,21 +132,29 @@ def _notes(a: Evaluation | PointsEvaluation, b: Evaluation | PointsEvaluation) -
 
 
 def _print(result: Comparison | PointsComparison, paths: dict[str, str], metric: str) -> None:
+    from kpdata.eval.wording import many
+
     print(f"A: {paths['a']}\nB: {paths['b']}\nagainst {paths['gt']}, by {metric}")
     pixels = metric == "EPE"
     headers = ("", "A", "B", "B − A", f"{100 * result.level:g} % interval", "p")
     numbers = result.numbers.columns().values()
-    rows = [(name, *_cells(*values, pixels=pixels)) for name, *values in zip(result.names, *numbers, strict=True)]
+    told = zip(result.names, *numbers, strict=True)
+    shares = [pixels and name == "missing" for name in result.names]  # the one share among EPE's numbers
+    rows = [
+        (f"{name}, %" if share else name, *_cells(*values, pixels=pixels and not share))
+        for share, (name, *values) in zip(shares, told, strict=True)
+    ]
     unit = "pixels" if pixels else "points"
-    title = f"Differences in {unit}, {result.resamples:,} resamples of {result.images:,} images"
+    title = f"Differences in {unit}, {many(result.resamples, 'resample')} of {many(result.images, 'image')}"
     console.table(headers, rows, title=title, right=(1, 2, 3, 4, 5))
     changed = [row for row in result.keypoints.to_pylist() if row["delta"]]
     if changed:
         shown = sorted(changed, key=lambda row: -abs(row["delta"]))[:5]
         keys = ("a", "b", "delta", "low", "high", "p")
         rows = [(row["keypoint"], *_cells(*(row[key] for key in keys), pixels=pixels)) for row in shown]
-        what = f"({result.names[0]})" if hasattr(result, "metric") else "(mean OKS term)"
-        console.table(headers, rows, title=f"Keypoints that changed most {what}", right=(1, 2, 3, 4, 5))
+        what = f"s that changed most ({result.names[0] if hasattr(result, 'metric') else 'mean OKS term'})"
+        title = getattr(result, "what", "keypoint").capitalize() + what
+        console.table(headers, rows, title=title, right=(1, 2, 3, 4, 5))
     print()
     print("\n".join(result.lines()))
 
@@ -149,7 +173,8 @@ def _save(table: pa.Table, path: Path, force: bool) -> None:
     import pyarrow.parquet as pq
 
     from kpdata import files
+    from kpdata.eval.wording import many
 
     with files.replacing(path, force=force) as temporary:
         pq.write_table(table, temporary)
-    console.status("Wrote", f"{path}: {table.num_rows:,} people")
+    console.status("Wrote", f"{path}: {many(table.num_rows, 'person', 'people')}")

@@ -43,7 +43,11 @@ Calibrated = Annotated[
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="OUT.png", help="Draw the numbers of every keypoint; also .pdf, .svg."),
+    typer.Option(
+        "--plot",
+        metavar="OUT.png",
+        help="Draw every keypoint's numbers, with --calibration its curves too; also .pdf, .svg.",
+    ),
 ]
 Resamples = Annotated[
     int,
@@ -125,22 +129,24 @@ def evaluate(
     _expect_company(images, report, seed, resamples)
     truth = sides.ground_truth(predictions, gt)
     sides.refuse_outputs({**outputs, "--plot": plot}, (predictions, truth), force)
+    expect_picture(plot)
     result = _scored(predictions, truth, {
         "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
         "max_dets": max_dets, "threshold": threshold, "normalize": length(normalize), **variant(like),
     })  # fmt: skip
     paths = {"predictions": str(predictions), "gt": str(truth)}
     if not hasattr(result, "sides"):
-        files = {"matches": matches, "failures": failures, "report": report, "images": images, "plot": plot}
-        refused = {"--suspects": suspects, "--arrays": arrays, "--calibration": calibration}
+        files = {"matches": matches, "failures": failures, "suspects": suspects, "report": report, "images": images,
+                 "plot": plot}  # fmt: skip
+        refused = {"--arrays": arrays, "--calibration": calibration}
         _points(result, paths, files, refused, force=force, as_json=as_json, why=why, by=by, n=resamples,
                 seed=seed or 0)  # fmt: skip
         return
-    if plot:
-        _plot(result, plot, paths, force)
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
         found = _analysed(result, not as_json if why is None else why, as_json, calibration, by, resamples, seed or 0)
         tables = _tables(result, matches, failures, suspects)
+    if plot:
+        _plot(result, plot, paths, force, found.calibration)
     _save(tables, force)
     if arrays:
         _save_arrays(result, arrays, force)
@@ -165,10 +171,23 @@ def _expect_company(images: Path | None, report: Path | None, seed: int | None, 
         raise typer.BadParameter("--seed: only a --bootstrap N draws anything")
 
 
-def _plot(result: Any, path: Path, paths: dict[str, str], force: bool) -> None:
+def _plot(result: Any, path: Path, paths: dict[str, str], force: bool, calibration: Sequence[Calibration] = ()) -> None:
     with console.working(f"drawing {path}"), reading.naming(*map(Path, paths.values())):
-        result.plot_keypoints(path, force=force)
+        if calibration:
+            from kpdata.eval.report.plots import plot_scores
+
+            plot_scores(result, calibration, path, force=force)
+        else:
+            result.plot_keypoints(path, force=force)
     console.status("Wrote", str(path))
+
+
+def expect_picture(path: Path | None) -> None:
+    """FormatError, before anything is read, where the file's ending is no picture's."""
+    if path:
+        from kpdata.eval.report import figures
+
+        figures.expect_picture(path)
 
 
 def _points(
@@ -183,7 +202,7 @@ def _points(
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
         intervals = result.bootstrap(n, seed=seed) if n else None
         slices = result.slices(by, n=n, seed=seed) if by else None
-        tables = _points.tables(result, files["matches"], files["failures"])
+        tables = _points.tables(result, files["matches"], files["failures"], files["suspects"])
     if files["plot"]:
         _plot(result, files["plot"], paths, force)
     _save(tables, force)
@@ -197,8 +216,9 @@ def _scored(predictions: Path, truth: Path, given: dict[str, Any]) -> Any:
     """The Evaluation or PointsEvaluation of two files."""
     from kpdata.eval import evaluate as score
 
-    found = sides.predicted(predictions)
+    # Ground truth first: it is small, and `start` goes on reading predictions while it becomes columns.
     people = sides.annotated(truth, given["skeleton"])
+    found = sides.predicted(predictions)
     with console.working(f"scoring {predictions}"), reading.naming(predictions, truth):
         return score(people, found, **given)
 
@@ -272,10 +292,12 @@ def _records(frame: Any) -> list[dict[str, Any]]:
 
 
 def _print(result: Evaluation, found: _Found) -> None:
+    from kpdata.eval.wording import counted
+
     for name, facts in result.facts["skeletons"].items():
         sigmas = facts["sigma_source"] or "your own"
         print(f"{result.facts['metric']} on {name} ({facts['keypoints']} keypoints), sigmas: {sigmas}")
-    print(", ".join(f"{number:,} {what}" for what, number in result.facts["counts"].items()))
+    print(counted(result.facts["counts"]))
     print(f"area: {result.facts['area']}; boxes: {', '.join(result.facts['box_sources']) or 'none'}")
     print(f"size of a prediction: {result.facts['detection_area']}")
     print(f"matching: {result.facts['matching']}")
@@ -395,15 +417,19 @@ def _print_keypoints(explained: dict[str, Any]) -> None:
 
 
 def _print_slices(slices: Any) -> None:
-    keys = ("AP", "AP50", "AR", "mean_oks", "missed")
-    drawn = slices["AP_low"].notna().any()
+    shares = "mAP" in slices
+    keys = ("mAP", "mAP50", "mAP75") if shares else ("AP", "AP50", "AR")
+    low, high = f"{keys[0]}_low", f"{keys[0]}_high"
+    drawn = slices[low].notna().any()
     rows = [
-        (row["by"], row["slice"], f"{row['people']:,}", *(_number(row[key], "{:.3f}") for key in keys),
-         *([f"{row['AP_low']:.3f} … {row['AP_high']:.3f}" if row["AP_low"] == row["AP_low"] else "–"] if drawn else []))
+        (row["by"], row["slice"], f"{row['people']:,}",
+         *(_number(row[key], "{:.3f}") for key in (*keys, "mean_oks", "missed")),
+         *([f"{row[low]:.3f} … {row[high]:.3f}" if row[low] == row[low] else "–"] if drawn else []))
         for row in slices.to_dict("records")
     ]  # fmt: skip
-    headers = ("by", "slice", "people", "AP", "AP50", "AR", "OKS", "missed", *(["95 % of AP"] if drawn else []))
-    title = "Slices, the worst first: the same matches, counted for these people (OKS of those found)"
+    headers = ("by", "slice", "people", *keys, "OKS", "missed", *([f"95 % of {keys[0]}"] if drawn else []))
+    what = "shares of these people found" if shares else "the same matches, counted for these people"
+    title = f"Slices, the worst first: {what} (OKS of those found)"
     console.table(headers, rows, title=title, right=tuple(range(2, len(headers))))
 
 

@@ -352,6 +352,8 @@ def _told(result: Result) -> None:
         f"{result.epochs} epochs, {result.steps:,} steps ({result.reason}); {result.images_per_second:.0f} people/s, "
         f"waits for data {result.waits:.0%}",
     )
+    if result.replaced:
+        console.warn(f"{result.replaced:,} times another person stood in for one whose picture could not be read")
     kept = [path for path in (result.best_checkpoint, result.last_checkpoint) if path is not None]
     console.status("Wrote", ", ".join(map(str, kept)))
 

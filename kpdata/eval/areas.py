@@ -22,6 +22,7 @@ from kpdata import geometry, schema
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.oks import Bools, Floats, Ints
+from kpdata.eval.wording import many
 
 RULES = ("file", "bbox", "bbox×0.53", "keypoints")
 OWN_SHARE = 0.53
@@ -122,8 +123,8 @@ def _tell(chosen: Ints, strangers: Bools, notes: list[str]) -> None:
     for number in (_CROWDPOSE, _KEYPOINTS):
         if count := int((strangers & (chosen == number)).sum()):
             notes.append(
-                f"{count:,} people have no area: {_WORDS[number]} stands in for it ({RULES[number]}), so the numbers "
-                "are not comparable with a leaderboard"
+                f"{many(count, 'person has', 'people have')} no area: {_WORDS[number]} stands in for it "
+                f"({RULES[number]}), so the numbers are not comparable with a leaderboard"
             )
 
 

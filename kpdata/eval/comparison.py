@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -19,9 +20,11 @@ from kpdata.errors import EvaluationError
 from kpdata.eval import bootstrap
 from kpdata.eval.evaluation import Evaluation
 from kpdata.eval.keypoints import sigma_units
-from kpdata.eval.oks import Floats, Ints
+from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Pairing, Part, pair
+from kpdata.eval.shares import divided, resampled_shares, sliced_shares
 from kpdata.eval.slices import Slicing, sliced_matches, slicings
+from kpdata.eval.wording import many
 
 if TYPE_CHECKING:
     from kpdata.eval.points import PointsEvaluation
@@ -74,9 +77,9 @@ class Comparison:
     """Two sets of predictions on the same ground truth.
 
     numbers: the ten, or AI Challenger's three, in the order of `names`. keypoints, slices, people: tables of
-    `KEYPOINTS` (mean OKS term of the labelled keypoints, 0 where the person was missed), `SLICES` (AP; see
-    `kpdata.eval.slices`) and `PEOPLE`, everybody that counts, those that B lost most first; OKS 0 and no score where
-    nobody was predicted at OKS 0.1 or more.
+    `KEYPOINTS` (mean OKS term of the labelled keypoints, 0 where the person was missed), `SLICES` (AP, or AI
+    Challenger's mAP; see `kpdata.eval.slices`, `kpdata.eval.shares`) and `PEOPLE`, everybody that counts, those that B
+    lost most first; OKS 0 and no score where nobody was predicted at OKS 0.1 or more.
     p-values of keypoints and slices are each of one test: of twenty without a difference one falls below 0.05.
     """
 
@@ -105,10 +108,17 @@ class Comparison:
         out += clear("keypoint", self.keypoints, ("keypoint",), self.level)
         out += clear("slice", self.slices, ("by", "slice"), self.level)
         out.append(
-            f"{len(change):,} people: OKS more than {CHANGED} better in B for {better:,}, worse for {worse:,}; "
-            f"found by A alone {_alone(self.people, 'a'):,}, by B alone {_alone(self.people, 'b'):,}"
+            f"{many(len(change), 'person', 'people')}: OKS more than {CHANGED} better in B for {better:,}, worse for "
+            f"{worse:,}; found by A alone {_alone(self.people, 'a'):,}, by B alone {_alone(self.people, 'b'):,}"
         )
         return out
+
+    def plot(self, path: Path | str, *, about: str = "", force: bool = False) -> None:
+        """Write a picture of the differences of numbers, slices and keypoints with their intervals, .png, .pdf, .svg …
+        (`report.plots.plot_comparison`). about: a second line above it."""
+        from kpdata.eval.report.plots import plot_comparison
+
+        plot_comparison(self, Path(path), about=about, measure="Keypoints, mean OKS term", force=force)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: numbers, keypoints and slices whole; of the people counts and the ten that changed most."""
@@ -151,27 +161,35 @@ def verdict(
     interval = f"{100 * level:g} % interval {shown(low)} … {shown(high)}"
     told = f"{name} {shown(delta)} ({interval}, p {sign} {p:.2g})"
     if p >= 1 - level:
-        return f"no difference that {images:,} images could show: {told}"
+        return f"no difference that {many(images, 'image')} could show: {told}"
     return f"{'B' if (delta < 0) == less_is_better else 'A'} is better: {told}"
 
 
 def clear(
     what: str, table: pa.Table, keys: tuple[str, ...], level: float, shown: Callable[[float], str] = points
 ) -> list[str]:
-    """One line about the rows that differ, the greatest difference first.
-
-    So many that of those named at most 1 - level are chance (Benjamini & Hochberg, *Controlling the False Discovery
-    Rate*, J. R. Stat. Soc. B 57, 1995).
-    """
-    rows = sorted((row for row in table.to_pylist() if row["p"] is not None), key=lambda row: float(row["p"]))
-    if not rows:
+    """One line about the rows that differ (`beyond_chance`), the greatest difference first."""
+    p = schema.values(table["p"])
+    known = int((~np.isnan(p)).sum())
+    if not known:
         return []
-    passed = [i for i, row in enumerate(rows, 1) if row["p"] <= (1 - level) * i / len(rows)]
-    found = sorted(rows[: max(passed, default=0)], key=lambda row: -abs(float(row["delta"])))
-    if not found:
-        return [f"no {what} of {len(rows)} differs beyond chance"]
+    chosen = np.flatnonzero(beyond_chance(p, level))
+    if not len(chosen):
+        return [f"no {what} of {known} differs beyond chance"]
+    found = sorted(schema.take(table, chosen).to_pylist(), key=lambda row: -abs(float(row["delta"])))
     told = ", ".join(f"{' '.join(row[key] for key in keys)} {shown(row['delta'])}" for row in found[:5])
-    return [f"{what}s that differ beyond chance, {len(found)} of {len(rows)}: {told}"]
+    return [f"{what}s that differ beyond chance, {len(found)} of {known}: {told}"]
+
+
+def beyond_chance(p: Floats, level: float) -> Bools:
+    """(R,) the tests, of these p-values, that differ: so many that at most 1 - level of them are chance (Benjamini &
+    Hochberg, *Controlling the False Discovery Rate*, J. R. Stat. Soc. B 57, 1995). NaN is no test."""
+    order = np.argsort(p, kind="stable")  # NaN last
+    known = int((~np.isnan(p)).sum())
+    passed = np.flatnonzero(p[order[:known]] <= (1 - level) * np.arange(1, known + 1) / max(known, 1))
+    found = np.zeros(len(p), np.bool_)
+    found[order[: passed.max(initial=-1) + 1]] = True
+    return found
 
 
 def _alone(people: pa.Table, who: str) -> int:
@@ -237,7 +255,8 @@ def _compare(
     draws = _Draws(n, seed, level)
     pairings = [(pair(one), pair(two)) for one, two in parts]
     keypoints = [_keypoints(*both, *found, draws) for both, found in zip(parts, pairings, strict=True)]
-    slices = [_slices(*both, slicings(both[0], a.sides.gt, by), draws) for both in parts]
+    measure = _shares if "mAP" in a.stats else _precision
+    slices = [_slices(*both, slicings(both[0], a.sides.gt, by), draws, measure) for both in parts]
     people = [_people(*both, *found) for both, found in zip(parts, pairings, strict=True)]
     return Comparison(
         names=tuple(a.stats) if "mAP" in a.stats else bootstrap.NAMES,
@@ -260,8 +279,6 @@ def _same_ground_truth(a: Evaluation, b: Evaluation) -> tuple[str, ...]:
     if len(a.sides.parts) != len(b.sides.parts):
         raise EvaluationError("A and B were scored on other skeletons, so that their numbers cannot be compared")
     notes = ["AP and AR are those of all 133 keypoints (whole)"] if "whole_AP" in a.stats else []
-    if "mAP" in a.stats:
-        notes.append("slices are compared by COCO's AP, with AI Challenger's sigmas and areas")
     for one, two in zip(a.sides.parts, b.sides.parts, strict=True):
         names = one.skeleton.keypoint_names, two.skeleton.keypoint_names
         alike = names[0] == names[1] and np.array_equal(one.params.sigmas, two.params.sigmas)
@@ -348,20 +365,35 @@ def _terms(part: Part, pairing: Pairing) -> Floats:
     return terms
 
 
-def _slices(one: Part, two: Part, kinds: Sequence[Slicing], draws: _Draws) -> pa.Table:
-    """AP of each slice, those that B lost most first."""
+def _precision(part: Part, kinds: Sequence[Slicing], draws: _Draws) -> Sampled:
+    """AP (S,) of each slice, and of the resamples."""
+    images, recalls = np.unique(part.image_ids), part.params.recall_thresholds
+    matches, shared, shares = sliced_matches(part, kinds)
+    curves = bootstrap.curves_of(matches, images, part.params, shared, shares)
+    value, _ = bootstrap.resample(curves, np.ones((1, len(images)), np.int32), recalls)
+    drawn, _ = bootstrap.resampled(curves, images, recalls, draws.n, draws.seed)
+    return value[0].mean(axis=1), drawn.mean(axis=2)
+
+
+def _shares(part: Part, kinds: Sequence[Slicing], draws: _Draws) -> Sampled:
+    """AI Challenger's mAP (S,) of each slice, and of the resamples."""
+    hits, most = sliced_shares(part, kinds)
+    value = divided(hits.sum(axis=0), most.sum(axis=0))
+    return value.mean(axis=1), resampled_shares(hits, most, draws.n, draws.seed).mean(axis=2)
+
+
+def _slices(
+    one: Part,
+    two: Part,
+    kinds: Sequence[Slicing],
+    draws: _Draws,
+    measure: Callable[[Part, Sequence[Slicing], _Draws], Sampled],
+) -> pa.Table:
+    """The first number of each slice, those that B lost most first."""
     counted = one.counted()
     if not kinds or not counted.any():
         return schema.table(SLICES, 0, {})
-    images, recalls = np.unique(one.image_ids), one.params.recall_thresholds
-    sampled = []
-    for part in (one, two):
-        matches, shared, shares = sliced_matches(part, kinds)
-        curves = bootstrap.curves_of(matches, images, part.params, shared, shares)
-        value, _ = bootstrap.resample(curves, np.ones((1, len(images)), np.int32), recalls)
-        drawn, _ = bootstrap.resampled(curves, images, recalls, draws.n, draws.seed)
-        sampled.append((value[0].mean(axis=1), drawn.mean(axis=2)))
-    found = differences(sampled[0], sampled[1], draws.level)
+    found = differences(measure(one, kinds, draws), measure(two, kinds, draws), draws.level)
     people = np.concatenate(
         [np.bincount(kind.person[counted & (kind.person >= 0)], minlength=len(kind.labels)) for kind in kinds]
     )

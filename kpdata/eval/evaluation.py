@@ -161,17 +161,19 @@ class Evaluation:
     def slices(
         self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
     ) -> pd.DataFrame:
-        """AP, AR and OKS of each kind of people, worst first, with `n` resamples for intervals (`slices.slices`)."""
+        """AP, AR and OKS of each kind of people, worst first, with `n` resamples for intervals (`slices.slices`); of
+        `aic` the metric's own mAP instead (`shares.share_slices`)."""
         return self._frame(self.slice_tables(by, n=n, seed=seed, level=level))
 
     def slice_tables(
         self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
     ) -> list[pa.Table]:
         """As `slices`, an Arrow table for each part."""
+        from kpdata.eval.shares import share_slices
         from kpdata.eval.slices import slices
 
-        both = zip(self.sides.parts, self.pairings, strict=True)
-        return [slices(p, self.sides.gt, by, n=n, seed=seed, level=level, pairing=found) for p, found in both]
+        both, of = zip(self.sides.parts, self.pairings, strict=True), share_slices if "mAP" in self.stats else slices
+        return [of(p, self.sides.gt, by, n=n, seed=seed, level=level, pairing=found) for p, found in both]
 
     def bootstrap(self, n: int = 1000, *, seed: int = 0, level: float = 0.95) -> Intervals:
         """Percentile intervals of the numbers over resampled images (`bootstrap.bootstrap`), by their names in `stats`.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kpdata.arrays import fold, pairs
+from kpdata.arrays import fold, list_pairs, pairs
 
 try:
     from kpdata.eval import _kernels as _built
@@ -67,13 +67,6 @@ def near(first: Ints, counts: Ints, dt_box: Floats, gt_box: Floats) -> tuple[Int
     a, b = dt_box[d].T, gt_box[g].T
     touching = np.flatnonzero(~((a[0] > b[2]) | (a[1] > b[3]) | (a[2] < b[0]) | (a[3] < b[1])))
     return d[touching], g[touching]
-
-
-def list_pairs(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """(P,) detection and ground truth of each pair: detection i meets first[i] … first[i] + counts[i] - 1."""
-    skip = np.cumsum(counts) - counts
-    d = np.repeat(np.arange(len(counts)), counts)
-    return d, np.arange(int(counts.sum())) + np.repeat(first - skip, counts)
 
 
 def minus_e(

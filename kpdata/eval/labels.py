@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.arrays import lookup
+from kpdata.arrays import lookup, pairs_in_images
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.areas import OWN_RULE, OWN_SHARE
@@ -293,17 +293,6 @@ def _by_box(a: Floats, b: Floats, image_a: Ints, image_b: Ints) -> tuple[Ints, I
     rows = np.flatnonzero(best_a >= 0)
     mutual = rows[best_b[best_a[rows]] == rows]
     return mutual, best_a[mutual]
-
-
-def pairs_in_images(image_a: Ints, image_b: Ints) -> tuple[Ints, Ints]:
-    """All pairs (row of a, row of b) of one image, by row of a; images below 0 pair with nothing."""
-    order = np.argsort(image_b, kind="stable")
-    first = np.searchsorted(image_b[order], image_a)
-    count = np.searchsorted(image_b[order], image_a, side="right") - first
-    count = np.where(image_a >= 0, count, 0)
-    start = np.cumsum(count) - count
-    a = np.repeat(np.arange(len(image_a)), count)
-    return a, order[np.arange(len(a)) + np.repeat(first - start, count)]
 
 
 # --------------------------------------------------------------------------------------------------- one data set

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kpdata import schema, skeleton
-from kpdata.arrays import distinct, isin, lookup, median, mixed
+from kpdata.arrays import distinct, isin, lookup, median, mixed, pairs_in_images
 from kpdata.dataset import Dataset
-from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Part
 from kpdata.geometry import box_from_keypoints, box_iou

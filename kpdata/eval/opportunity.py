@@ -59,6 +59,7 @@ from kpdata.eval.oks import (
     order_rows,
 )
 from kpdata.eval.part import Pairing, Part
+from kpdata.eval.wording import many
 
 Rules = Literal["kpdata", "coco-analyze"]
 
@@ -423,10 +424,6 @@ FIXES = {
     "swap": ("Keeping people apart", "on somebody else"),
     "miss": ("Finding lost keypoints", "near no keypoint of anybody"),
 }
-
-
-def many(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def most_often(part: Part, errors: KeypointErrors, kind: Kind) -> list[str]:

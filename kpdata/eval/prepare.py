@@ -18,6 +18,7 @@ from kpdata.eval.areas import Areas, areas, rule_named
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Mode, Params, detection_area
 from kpdata.eval.part import Part
 from kpdata.eval.protocols import Protocol
+from kpdata.eval.wording import many
 from kpdata.skeleton import Skeleton, load
 
 WHOLE, BODY = "coco_wholebody_133", "coco_17"
@@ -57,11 +58,16 @@ def prepare(
     _require_skeleton(gt, chosen, protocol, notes)
     found = _predicted_categories(gt, predictions, listed, notes)
     sizes = areas(gt, isin(categories, listed), rule_named(area) if area else protocol.area, notes)
+    looked_up = None
+    if mode == "strict" and len(chosen) > 1 and not protocol.greedy_by_person:
+        looked_up = protocols.looked_up(gt, categories, image_ids, listed)
     parts = []
     for bones, name, ids in chosen:
         params = Params(sigmas=_sigmas(bones), max_dets=(max_dets,), mode=mode)
         mask = _mask(predictions, bones, notes)
-        truth, visibility, truth_rows = _ground_truth(gt, categories, name, bones, mask, sizes, protocol, notes)
+        truth, visibility, truth_rows = _ground_truth(
+            gt, categories, name, bones, mask, sizes, protocol, notes, looked_up
+        )
         results, scores, rows = _detections(predictions, found, ids, bones, mask, protocol, mode, notes)
         parts.append(Part(
             skeleton=bones, mask=mask, truth=truth, detections=results, visibility=visibility, keypoint_scores=scores,
@@ -146,10 +152,8 @@ def on_the_same_images(gt: Dataset, predictions: Dataset, unknown: UnknownImages
 
 def _without(predictions: Dataset, strange: Bools, images: int, example: Any, notes: list[str]) -> Dataset:
     """The predictions without those of images that the ground truth does not list."""
-    notes.append(
-        f"{int(strange.sum()):,} predictions for {images:,} images that the ground truth does not list, such as "
-        f"{example!r}, are left out"
-    )
+    out = f"{many(int(strange.sum()), 'prediction')} for {many(images, 'image')}"
+    notes.append(f"{out} that the ground truth does not list, such as {example!r}, left out")
     return replace(predictions, persons=schema.take(predictions.persons, np.flatnonzero(~strange)))
 
 
@@ -215,8 +219,7 @@ def _unknown_images(
     count: int, example: Any, listed: list[Any], total: int | None = None, *, why: str = ""
 ) -> EvaluationError:
     shown = f"{len(listed) if total is None else total:,}, such as {listed[0]!r}" if listed else "none"
-    images = "1 image" if count == 1 else f"{count:,} images"
-    found = f"predictions for {images} that the ground truth does not list, such as {example!r}"
+    found = f"predictions for {many(count, 'image')} that the ground truth does not list, such as {example!r}"
     return EvaluationError(
         f"{found} (it lists {shown})" + (f"; {why}" if why else ""),
         hint="is it the ground truth of another split? --unknown-images ignore (unknown_images) leaves them out",
@@ -365,36 +368,39 @@ def _ground_truth(
     sizes: Areas,
     protocol: Protocol,
     notes: list[str],
+    looked_up: Ints | None,
 ) -> tuple[GroundTruth, NDArray[np.int8], Ints]:
-    """Arrays, visibility (N, K) and rows (N,) of everyone of this skeleton or none.
+    """Arrays, visibility (N, K) and rows (N,) of everyone of this skeleton or none, or of those that are `looked_up`.
 
     Those of unlisted categories too: repeated ids find the last of all.
     """
     chosen = np.ones(len(gt), bool)
     for other, rows in gt.groups():
         chosen[rows] = other in (None, name)
-    people = _rows(gt.persons, chosen)
+    rows = np.flatnonzero(chosen) if looked_up is None else looked_up[chosen[looked_up]]
+    people = _rows(gt.persons, chosen) if looked_up is None else schema.take(gt.persons, rows)
     xy, visibility = _poses(people, bones, "the ground truth has people of")
     labelled = (visibility > 0) & mask
     counts, counted = schema.values(people["num_keypoints"]), schema.valid(people["num_keypoints"])
     if protocol.by_labels:
         counted = np.zeros(len(people), bool)
     elif not counted.all():
-        notes.append(f"{int((~counted).sum()):,} people have no num_keypoints: counted from their labelled keypoints")
+        bare = many(int((~counted).sum()), "person has", "people have")
+        notes.append(f"{bare} no num_keypoints: counted from the labelled keypoints")
     boxes = schema.matrix(people["bbox"], 4)
     ids = schema.values(people["annotation_id"])
     truth = GroundTruth(
         image_id=schema.values(people["image_id"]),
-        category_id=categories[chosen],
+        category_id=categories[rows],
         annotation_id=np.where(ids == 0, ids.max(initial=0) + 1, ids) if protocol.xtcocotools else ids,
         keypoints=xy,
         labelled=labelled,
         num_keypoints=np.where(counted & mask.all(), counts, labelled.sum(1)),
         bbox=np.where(schema.valid(people["bbox"])[:, None], boxes, 0),
-        area=sizes.values[chosen],
+        area=sizes.values[rows],
         iscrowd=schema.values(people["iscrowd"], missing=False),
     )
-    return truth, visibility, np.flatnonzero(chosen)
+    return truth, visibility, rows
 
 
 def _poses(people: pa.Table, bones: Skeleton, who: str) -> tuple[Floats, NDArray[np.int8]]:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.arrays import isin
+from kpdata.arrays import distinct, isin
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
 from kpdata.eval.average_precision import Curves
@@ -123,6 +123,26 @@ def choose(gt: Dataset, predictions: Dataset, metric: str | None, skeleton: Skel
     if name == "coco_wholebody_133":
         return "oks" if {len(s) for s in predictions.skeletons.values()} == {17} else "wholebody"
     return {"mpii_16": "pckh", "lsp_14": "pck", "jhmdb_15": "pck", "aic_14": "aic"}.get(name, "oks")
+
+
+# --------------------------------------------------------------------------------------- what the ground truth is like
+
+
+def looked_up(gt: Dataset, categories: Ints, image_ids: Ints, listed: Ints) -> Ints | None:
+    """The rows of the persons table that pycocotools sees where annotation ids repeat in the file, whatever the
+    skeletons; None where they do not.
+
+    It goes through the listed images, keeps the people of listed categories, and looks each up by its id in a dict of
+    all (coco.py, getAnnIds and loadAnns), where the last of an id is. As `oks.resolve_repeated_ids`, for all skeletons.
+    """
+    ids, image = (schema.values(gt.persons[name]) for name in ("annotation_id", "image_id"))
+    if len(distinct(ids)) == len(ids):
+        return None
+    rows = np.flatnonzero(isin(image, image_ids) & isin(categories, listed))
+    rows = rows[np.argsort(image[rows], kind="stable")]
+    _, last, inverse = np.unique(ids[::-1], return_index=True, return_inverse=True)
+    found: Ints = (len(ids) - 1 - last)[inverse[::-1]][rows]
+    return found
 
 
 # ------------------------------------------------------------------------------------------ what predictions are like
@@ -264,16 +284,23 @@ def ai_challenger_images(parts: tuple[Part, ...]) -> tuple[Floats, Ints]:
     ids = np.unique(np.concatenate([np.empty(0, np.int64), *(part.image_ids for part in parts)]))
     hits, most = np.zeros((len(ids), len(AI_THRESHOLDS))), np.zeros(len(ids), np.int64)
     for part in parts:
-        people = np.flatnonzero(_listed(part, part.truth.image_id, part.truth.category_id) & ~part.truth.iscrowd)
-        found = np.flatnonzero(_listed(part, part.detections.image_id, part.detections.category_id))
+        people, above, found = ai_challenger_hits(part)
         gt_at, dt_at = (
             np.searchsorted(ids, of.image_id[rows]) for of, rows in ((part.truth, people), (part.detections, found))
         )
         counts = (np.bincount(at, minlength=len(ids)) for at in (gt_at, dt_at))
         most += np.maximum(*counts)
-        oks = _best_oks(part, people, gt_at, found, dt_at)
-        np.add.at(hits, gt_at, oks[:, None] > AI_THRESHOLDS)
+        np.add.at(hits, gt_at, above)
     return hits, most
+
+
+def ai_challenger_hits(part: Part) -> tuple[Ints, Bools, Ints]:
+    """(P,) rows of the people of a part that count, (P, T) whether each is above each threshold, and (D,) rows of the
+    predictions that count."""
+    people = np.flatnonzero(_listed(part, part.truth.image_id, part.truth.category_id) & ~part.truth.iscrowd)
+    found = np.flatnonzero(_listed(part, part.detections.image_id, part.detections.category_id))
+    oks = _best_oks(part, people, part.truth.image_id[people], found, part.detections.image_id[found])
+    return people, np.asarray(oks[:, None] > AI_THRESHOLDS), found
 
 
 def _listed(part: Part, image_id: Ints, category_id: Ints) -> Bools:
@@ -281,7 +308,8 @@ def _listed(part: Part, image_id: Ints, category_id: Ints) -> Bools:
 
 
 def _best_oks(part: Part, people: Ints, gt_at: Ints, found: Ints, dt_at: Ints) -> Floats:
-    """(P,) the best OKS of each person with the predictions of the same image; 0 without one."""
+    """(P,) the best OKS of each person with the predictions of the same image; 0 without one. gt_at (P,), dt_at (D,):
+    their images."""
     order = np.argsort(dt_at, kind="stable")
     first = np.searchsorted(dt_at[order], gt_at, side="left")
     counts = np.searchsorted(dt_at[order], gt_at, side="right") - first

@@ -36,8 +36,7 @@ def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: P
     if strict and not protocol.xtcocotools and (ids == 0).any():
         yield "a person has annotation id 0: as in pycocotools its match counts as unmatched"
     if strict and len(distinct(ids)) < len(ids):
-        of = " of its skeleton (pycocotools: of all)" if len(gt.skeletons) > 1 else ""  # each is matched on its own
-        yield f"annotation ids repeat: as in pycocotools the last person of an id{of} counts for all"
+        yield "annotation ids repeat: as in pycocotools the last person of an id counts for all"
     if (gt.image_rows() < 0).any():
         yield "people on images that the ground truth does not list are left out"
     if small:

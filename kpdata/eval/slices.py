@@ -106,10 +106,10 @@ def slices(
         "AP50": precision[0][:, half].mean(axis=1) if half.any() else np.full(len(low), np.nan),
         "AR": recall[0].mean(axis=1),
     }
-    return _table(kinds, numbers, _people(part, kinds, pairing or pair(part)))
+    return sorted_table(kinds, numbers | people_of(part, kinds, pairing or pair(part)), SLICES, "AP")
 
 
-def _people(part: Part, kinds: Sequence[Slicing], pairing: Pairing) -> dict[str, Floats]:
+def people_of(part: Part, kinds: Sequence[Slicing], pairing: Pairing) -> dict[str, Floats]:
     """people, images, mean_oks and missed of every slice, one after the other."""
     counted = part.counted()
     oks, missed = np.zeros(len(counted)), np.zeros(len(counted))
@@ -130,18 +130,18 @@ def _people(part: Part, kinds: Sequence[Slicing], pairing: Pairing) -> dict[str,
     return {name: np.concatenate(values) for name, values in columns.items()}
 
 
-def _table(kinds: Sequence[Slicing], numbers: dict[str, Floats], people: dict[str, Floats]) -> pa.Table:
-    columns = {**numbers, **people}
-    kept = np.flatnonzero(people["people"] > 0)
-    order = kept[np.argsort(columns["AP"][kept], kind="stable")]
+def sorted_table(kinds: Sequence[Slicing], columns: dict[str, Floats], form: pa.Schema, first: str) -> pa.Table:
+    """A table of the slices that have people, in the order of the column `first`; columns (S,) of all kinds."""
+    kept = np.flatnonzero(columns["people"] > 0)
+    order = kept[np.argsort(columns[first][kept], kind="stable")]
     names = [kind.name for kind in kinds for _ in kind.labels]
     labels = [label for kind in kinds for label in kind.labels]
     arrays = {"by": schema.strings([names[i] for i in order.tolist()])}
     arrays["slice"] = schema.strings([labels[i] for i in order.tolist()])
     for name, values in columns.items():
         chosen = values[order]
-        arrays[name] = schema.fixed(chosen, SLICES.field(name).type, ~np.isnan(chosen))
-    return schema.table(SLICES, len(order), arrays)
+        arrays[name] = schema.fixed(chosen, form.field(name).type, ~np.isnan(chosen))
+    return schema.table(form, len(order), arrays)
 
 
 # --------------------------------------------------------------------------------------------- slices as area ranges

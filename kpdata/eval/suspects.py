@@ -32,10 +32,9 @@ import numpy as np
 import pyarrow as pa
 
 from kpdata import schema
-from kpdata.arrays import lookup
+from kpdata.arrays import lookup, pairs_in_images
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
-from kpdata.eval.labels import pairs_in_images
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Pairing, Part
 from kpdata.geometry import box_area, box_from_keypoints, box_iou
@@ -455,7 +454,7 @@ def _sentence(kind: int, which: list[str], before: float, after: float, step: fl
     if kind == LEFT_RIGHT:
         return f"left and right look exchanged: {', '.join(which)} (similarity {before:.2f}, exchanged {after:.2f})"
     if kind == SHIFTED:
-        return f"the whole label looks shifted by {step:.0f} px (OKS {before:.2f}, moved {after:.2f})"
+        return f"the whole label looks shifted by {step:.0f} px (similarity {before:.2f}, moved {after:.2f})"
     if kind == WRONG_PERSON:
         near = f"similarity {after:.2f}, to this one's {before:.2f}"
         return f"{which[0]} lies on another person's prediction ({near}), {step:.0f} px away"
@@ -464,4 +463,5 @@ def _sentence(kind: int, which: list[str], before: float, after: float, step: fl
     if kind == UNLABELLED_KEYPOINT:
         return f"{which[0]} is not labelled, and scored as labelled ones are (confidence {after:.2f})"
     covered = f"{before:.0%} of it lies in somebody's box"
-    return f"nobody is labelled at a prediction of score {score:.2f} ({covered})"
+    sure = f" of score {score:.2f}" if np.isfinite(score) else ""
+    return f"nobody is labelled at a prediction{sure} ({covered})"

@@ -36,6 +36,7 @@ class Batch:
     colour: Tensor | None = None
     holes: Tensor | None = None
     fill: tuple[int, int, int] | Literal["mean"] = (0, 0, 0)  # RGB
+    replaced: tuple[str, ...] = ()  # what was wrong with each picture whose person another one stands in for
 
     def __len__(self) -> int:
         return len(self.images)

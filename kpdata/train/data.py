@@ -28,14 +28,14 @@ from kpdata.augment import kernels
 from kpdata.augment.image import BLACK, Border, opencv, warp
 from kpdata.augment.presets import Preset
 from kpdata.augment.sample import Sample
-from kpdata.errors import KpdataError, TrainError
+from kpdata.errors import FormatError, KpdataError, TrainError
 from kpdata.skeleton import Skeleton
 from kpdata.train.batch import Batch
 from kpdata.train.draws import Chance, Drawn, Later, draw_later, for_device
 from kpdata.train.mixed import Source
 from kpdata.train.order import Batches
 from kpdata.train.packed import Pack, Progress, Room, build
-from kpdata.train.table import Missing, People, gather
+from kpdata.train.table import Absences, Missing, People, gather
 from kpdata.train.watch import worker_died
 
 __all__ = ["Crops", "Loader", "Source", "make_loader"]
@@ -46,6 +46,8 @@ cv2 = opencv("training")  # MissingExtra without it
 
 _AVERAGED = 0.5 + 1e-4  # px of the input a px of the picture: below, `image.warp` may average
 _LARGEST = 32_000  # px: OpenCV's warps keep coordinates in 16 bits; `image.warp` cuts such a picture
+_OTHERS = 20  # people who are tried in the place of one whose picture cannot be read
+_OTHER = 2**32  # keeps the stream that chooses them apart from those of the samples, as `order` does
 
 
 class Crops(Dataset[Any]):
@@ -54,8 +56,13 @@ class Crops(Dataset[Any]):
 
     sources: where people come from; all are put on `skeleton` (`mixed.union` has everything). preset: size, padding,
     convention and chance of the crops. augment False: the plain crops of validation. seed: of every draw. missing: of
-    pictures that are not there, `refuse`, or `skip` them and those that cannot be read.
-    left_out: sentences about who is not taken (`table.gather`).
+    pictures that are not there, `refuse`, or `skip` them and those that cannot be read; absent: which these were, where
+    a training goes on that has found them (`table.gather`). left_out: sentences about who is not taken.
+
+    replace: what a picture (or packed crop) means that cannot be read when its turn comes. False: the batch becomes a
+    `Failure`. True: somebody of the same source, chosen from (seed, epoch, index), takes the person's place in this
+    batch, with the draw of that place; `Batch.replaced` tells of it. So a batch stays a mean over whole people, its
+    shape is what it was, and everything is the same when the epoch is gone through again.
 
     TrainError where nobody is left or pictures are missing; SkeletonError where left and right are not known and the
     preset flips; SchemaError where the halves of the body are not clear and it takes half bodies.
@@ -70,10 +77,14 @@ class Crops(Dataset[Any]):
         augment: bool = True,
         seed: int = 0,
         missing: Missing = "refuse",
+        absent: Absences | None = None,
+        replace: bool = False,
     ) -> None:
         self.skeleton, self.preset, self.augment, self.seed = skeleton, preset, augment, seed
-        self.shares = tuple(source.share for source in sources)
-        self.people, self.pictures, self.left_out = gather(sources, skeleton, preset.crop, missing=missing)
+        self.shares, self.replace = tuple(source.share for source in sources), replace
+        self.people, self.pictures, self.left_out, self.absent = gather(
+            sources, skeleton, preset.crop, missing=missing, absent=absent
+        )
         self.pack: Pack | None = None
         self.warp: Warp = "cpu"
         self.side: int | None = None
@@ -150,50 +161,98 @@ class Crops(Dataset[Any]):
     def _batch(self, places: NDArray[np.int64]) -> Batch:
         rows = places[:, 1] % len(self)
         streams = [(self.seed, epoch, index) for epoch, index in places.tolist()]
-        drawn = self._chance.draw(rows, streams)
         making = _Making(len(rows), len(self.skeleton))
-        if self.warp == "device":
-            self._untouched(rows, drawn, making)
-        else:
-            self._warped(rows, drawn, making)
+        drawn, replaced = self._pixels(rows, streams, making)
         self._labels(rows, drawn, making)
         self._afterwards(rows, drawn, making)
         absent = making.visibility == 0
         making.keypoints[absent] = np.nan
-        return making.batch(self.people.take(rows), rows, drawn, places)
+        return making.batch(self.people.take(rows), rows, drawn, places, replaced)
 
-    def _warped(self, rows: NDArray[np.int64], drawn: Drawn, making: _Making) -> None:
-        """The crops of these people, each picture decoded once."""
-        crop = self.preset.crop
-        width, height = crop.size
-        making.room_for(height, width, black=False)  # warps fill them
+    def _pixels(
+        self, rows: NDArray[np.int64], streams: list[tuple[int, int, int]], making: _Making
+    ) -> tuple[Drawn, tuple[str, ...]]:
+        """Everybody's draw and pixels; and what was wrong with the pictures of those whose place another person takes,
+        in `rows` too."""
+        self._make_room(rows, making)
+        todo, replaced = np.arange(len(rows)), None
+        for turn in range(_OTHERS + 1):
+            drawn = self._chance.draw(rows, streams)  # each by its own stream: those who stay draw the same again
+            broken = (self._untouched if self.warp == "device" else self._warped)(todo, rows, drawn, making)
+            if replaced is None:
+                replaced = tuple(problem.message for problem in broken.values())
+            if not broken:
+                return drawn, replaced
+            todo = np.array(list(broken))
+            rows[todo] = [self._another(int(rows[i]), streams[i], turn) for i in todo.tolist()]
+        raise TrainError(
+            f"{_OTHERS} people chosen in the place of one whose picture cannot be read have none that can: "
+            + next(iter(broken.values())).message,
+            hint="is the disk, or the folder of the pictures, still there?",
+        )
+
+    def _another(self, row: int, stream: tuple[int, int, int], turn: int) -> int:
+        """Somebody of the same source."""
+        rng = np.random.Generator(np.random.PCG64([*stream, _OTHER + turn]))
+        return int(rng.choice(np.flatnonzero(self.people.source == self.people.source[row])))
+
+    def _make_room(self, rows: NDArray[np.int64], making: _Making) -> None:
+        if self.warp != "device":
+            width, height = self.preset.crop.size
+            making.room_for(height, width, black=False)  # warps fill them
+            return
+        assert self.pack is not None
+        of, side = self.pack.columns, self.side or (self.pack.side if self.replace else 0)
+        side = side or int(max(of["width"][rows].max(), of["height"][rows].max()))
+        making.room_for(side, side, black=True)
+        making.matrix = np.empty((len(rows), 3, 3), np.float32)
+
+    def _warped(
+        self, todo: NDArray[np.int64], rows: NDArray[np.int64], drawn: Drawn, making: _Making
+    ) -> dict[int, FormatError]:
+        """The crops of these places of the batch, each picture decoded once; the places whose picture cannot be read,
+        and why."""
+        crop, broken = self.preset.crop, {}
         border: Border = crop.border or BLACK
         at, image, back = -1, np.empty((0, 0, 3), np.uint8), np.eye(3)
-        for i in np.argsort(self.people.image[rows], kind="stable").tolist():
+        for i in todo[np.argsort(self.people.image[rows[todo]], kind="stable")].tolist():
             row = int(rows[i])
-            if self.pack is not None:
-                image, back, size = self.pack.read(row)
-            else:
-                if at != self.people.image[row]:
-                    at = int(self.people.image[row])
-                    image = self.pictures.read(at)
-                size = (image.shape[1], image.shape[0])
+            number = int(self.people.image[row])
+            try:
+                if self.pack is not None:
+                    image, back, size = self.pack.read(row)
+                else:
+                    image, at = image if at == number else self.pictures.read(number), number
+                    size = (image.shape[1], image.shape[0])
+            except FormatError as problem:
+                broken[i] = self._replaceable(problem)
+                continue
             making.crop[i] = drawn.matrix(i, size, crop.size, crop.convention)
             seen = making.crop[i] if self.pack is None else making.crop[i] @ back
             _warp_into(making.images[i], image, seen, border, crop.antialias)
+        return broken
 
-    def _untouched(self, rows: NDArray[np.int64], drawn: Drawn, making: _Making) -> None:
-        """Packed crops as they are, in one array, and their maps."""
-        assert self.pack is not None
-        crop, of = self.preset.crop, self.pack.columns
-        side = self.side or int(max(of["width"][rows].max(), of["height"][rows].max()))
-        making.room_for(side, side, black=True)
-        making.matrix = np.empty((len(rows), 3, 3), np.float32)
-        for i, row in enumerate(rows.tolist()):
-            image, back, size = self.pack.read(row)
+    def _untouched(
+        self, todo: NDArray[np.int64], rows: NDArray[np.int64], drawn: Drawn, making: _Making
+    ) -> dict[int, FormatError]:
+        """Packed crops as they are, in one array, and their maps; the places whose crop is damaged, and how."""
+        assert self.pack is not None and making.matrix is not None
+        crop, broken = self.preset.crop, {}
+        for i in todo.tolist():
+            try:
+                image, back, size = self.pack.read(int(rows[i]))
+            except FormatError as problem:
+                broken[i] = self._replaceable(problem)
+                continue
             making.images[i, : image.shape[0], : image.shape[1]] = image
             making.crop[i] = drawn.matrix(i, size, crop.size, crop.convention)
             making.matrix[i] = making.crop[i] @ back
+        return broken
+
+    def _replaceable(self, problem: FormatError) -> FormatError:
+        if not self.replace:
+            raise problem
+        return problem
 
     def _labels(self, rows: NDArray[np.int64], drawn: Drawn, making: _Making) -> None:
         """Keypoints in px of the input, left and right exchanged where it is a mirror."""
@@ -280,7 +339,14 @@ class _Making:
         array: NDArray[np.float32] | None = getattr(self, name)
         return None if array is None else array[i]
 
-    def batch(self, people: People, rows: NDArray[np.int64], drawn: Drawn, places: NDArray[np.int64]) -> Batch:
+    def batch(
+        self,
+        people: People,
+        rows: NDArray[np.int64],
+        drawn: Drawn,
+        places: NDArray[np.int64],
+        replaced: tuple[str, ...],
+    ) -> Batch:
         """The arrays as tensors; people: those of the batch."""
         given = {name: getattr(self, name) for name in ("matrix", "colour", "holes")}
         tensors = {
@@ -290,7 +356,7 @@ class _Making:
             "mirrored": drawn.flip, **{name: array for name, array in given.items() if array is not None},
         }  # fmt: skip
         found = {name: torch.from_numpy(array) for name, array in tensors.items()}
-        return Batch(images=self.pixels, **found, fill=self.fill)
+        return Batch(images=self.pixels, **found, fill=self.fill, replaced=replaced)
 
 
 # ------------------------------------------------------------------------------------------------------------- loader

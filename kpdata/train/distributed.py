@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -151,6 +152,15 @@ def merge_losses(losses: Tensor, ranks: Ranks) -> Tensor:
     everyone = losses.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
     dist.all_reduce(everyone, op=dist.ReduceOp.MAX)
     return everyone.masked_fill(everyone.isinf(), torch.nan)
+
+
+def gather_texts(texts: Sequence[str], ranks: Ranks) -> list[str]:
+    """The texts of process 0, then those of 1, …"""
+    if ranks.world == 1:
+        return list(texts)
+    parts: list[Any] = [None] * ranks.world
+    dist.all_gather_object(parts, list(texts))
+    return [text for part in parts for text in part]
 
 
 def gather_rows(rows: NDArray[Any], ranks: Ranks) -> NDArray[Any]:

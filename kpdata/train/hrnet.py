@@ -197,6 +197,21 @@ class Transition(nn.ModuleList):
         return [step(x) for step, x in zip(self, [*xs, xs[-1]], strict=True)]
 
 
+class Stem(nn.Module):
+    """(B, 3, H, W) -> (B, C, H/4, W/4): two convolutions of stride 2, each with normalisation and relu.
+
+    The layers are the network's own, under whose names the state dict has them.
+    """
+
+    def __init__(self, conv1: nn.Module, bn1: nn.Module, conv2: nn.Module, bn2: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.conv2, self.bn2 = conv1, bn1, conv2, bn2
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(images)), inplace=True)
+        return functional.relu(self.bn2(self.conv2(x)), inplace=True)
+
+
 class HRNet(nn.Module):
     """(B, 3, H, W) images -> (B, num_keypoints, H/4, W/4) heatmaps; 32 divides H and W (TrainError).
 
@@ -209,6 +224,8 @@ class HRNet(nn.Module):
         self.cfg, stem, c = cfg, cfg.stem, [cfg.width * 2**i for i in range(4)]
         self.conv1, self.bn1 = conv(3, stem, 3, 2), BatchNorm(stem)
         self.conv2, self.bn2 = conv(stem, stem, 3, 2), BatchNorm(stem)
+        # In a tuple torch does not see it, and every layer has one name; copies of the network get a copy.
+        self._stem = (Stem(self.conv1, self.bn1, self.conv2, self.bn2),)
         self.layer1 = nn.Sequential(*(Bottleneck(4 * stem if i else stem, stem) for i in range(cfg.blocks)))
         self.transition1 = Transition([4 * stem], c[:2])
         self.stage2 = self._stage(c[:2], cfg.units[0], 2)
@@ -225,17 +242,19 @@ class HRNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_size(images)
-        x = functional.relu(self.bn1(self.conv1(images)), inplace=True)
-        x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
-        xs = self.stage2(self.transition1([self.layer1(x)]))
+        xs = self.stage2(self.transition1([self.layer1(self._stem[0](images))]))
         xs = self.stage3(self.transition2(xs))
         xs = self.stage4(self.transition3(xs))
         return cast(Tensor, self.final_layer(xs[0]))
 
     def parts(self) -> list[nn.Module]:
-        """The parts that are worth compiling one by one, from input to output: layer1, and branches and exchanges."""
+        """The parts that are worth compiling one by one: stem, layer1, what opens new branches, branches, exchanges.
+
+        The last convolution alone has nothing that could be fused with it.
+        """
+        ways = [way for step in (self.transition1, self.transition2, self.transition3) for way in step]
         inside = [module for unit in self.units() for module in (*unit.branches, *unit.fuse_layers)]
-        return [self.layer1, *inside]
+        return [self._stem[0], self.layer1, *(way for way in ways if not isinstance(way, nn.Identity)), *inside]
 
     def units(self) -> list[Unit]:
         """All exchange units, from input to output."""

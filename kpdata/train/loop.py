@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kpdata.train.ledger import FOLDER, Recorder
 from kpdata.train.losses import heatmap_loss, weights_by_name
 from kpdata.train.prepare import prepare
 from kpdata.train.run import Line, Reason, Result, Run
-from kpdata.train.watch import Interruption, Window, enough_memory
+from kpdata.train.watch import Interruption, Replaced, Window, enough_memory, undisturbed, worker_died
 
 CHECK_EVERY = 50  # steps from one look at the losses to the next
 CHECK_SECONDS = 5.0  # the same on slow machines
@@ -42,8 +43,8 @@ def fit(run: Run, resume: Checkpoint | None = None) -> Result:
     Writes `last.pt`, from which `resume` goes on bit for bit as if nothing had happened (same threads, CPU), also in
     the middle of an epoch, and `best.pt`, for use alone, into `config.out`. Ctrl-C and SIGTERM are taken after the
     current step. The step limit cuts a training off; its schedule stays that of all epochs. Raises TrainError where a
-    loss is not finite (it names the images), memory does not suffice (it names a batch size), a checkpoint is of
-    another training, or an option does not fit.
+    loss is not finite (it names the images), memory does not suffice (it names a batch size), a picture cannot be read
+    or a worker of the loader died (`last.pt` goes on), a checkpoint is of another training, or an option does not fit.
     """
     with enough_memory(run.config), Interruption() as stop:
         loop = Loop(run)
@@ -98,6 +99,7 @@ class Loop:
         self.lr_used = 0.0  # of the last step
         self.rng: dict[str, Tensor] | None = None
         self.window = Window()
+        self.replaced = Replaced()
         self.seconds, self.waited, self.images = 0.0, 0.0, 0
         self.saved_at = time.perf_counter()
 
@@ -111,8 +113,13 @@ class Loop:
             self.say("note", text=hint)
         reason: Reason = "finished"
         while reason == "finished" and self.epoch < config.epochs:
-            self.train_epoch(stop)
-            reason = "interrupted" if stop.asked else self.finish_epoch(stop)
+            try:
+                self.train_epoch(stop)
+                reason = "interrupted" if stop.asked else self.finish_epoch(stop)
+            except RuntimeError as problem:
+                if died := worker_died(problem):
+                    raise self._resumable(died) from problem
+                raise
         if reason in ("interrupted", "step limit"):
             self.save_last()
         return self.result(reason)
@@ -129,21 +136,26 @@ class Loop:
         self.window = Window()
         while self.batches < self.per_epoch and not self.at_limit:
             group = self._next_group(batches)
-            self.lr_used = self.lr_now
-            optim.set_lr(self.optimizer, self.lr_used)
-            losses = self.learn(group) if self.graph is None else [self.graph(group[0])]
-            if self.ema is not None:
-                self.ema.update(self.net)
-            for batch, loss in zip(group, losses, strict=True):
-                self.window.add(loss, batch, self.step)
-                self.total += loss
-            self.batches += len(group)
-            self.step += 1
+            with undisturbed():
+                self._step(group)
             if self._due(stop):
                 self.report()
                 stop.asked = distributed.any_of(stop.asked, self.run.ranks, self.device)
                 if stop.asked:
                     return
+
+    def _step(self, group: list[Batch]) -> None:
+        """A step and what is counted of it: all or nothing."""
+        self.lr_used = self.lr_now
+        optim.set_lr(self.optimizer, self.lr_used)
+        losses = self.learn(group) if self.graph is None else [self.graph(group[0])]
+        if self.ema is not None:
+            self.ema.update(self.net)
+        for batch, loss in zip(group, losses, strict=True):
+            self.window.add(loss, batch, self.step)
+            self.total += loss
+        self.batches += len(group)
+        self.step += 1
 
     def learn(self, group: list[Batch]) -> list[Tensor]:
         """A step: gradients away, forward and backward of each batch, a step of the optimiser; the losses."""
@@ -199,22 +211,28 @@ class Loop:
         return limit is not None and self.step >= limit
 
     def _next_group(self, batches: Iterator[Batch]) -> list[Batch]:
-        """The batches of a step. A picture that cannot be read ends the training, but loses nothing of it."""
+        """The batches of a step. A picture that cannot be read, where none may take its place, and a worker that died
+        end the training, but lose nothing of it."""
         began = time.perf_counter()
         count = min(self.run.config.accumulate, self.per_epoch - self.batches)
         try:
             group = list(itertools.islice(batches, count))
         except TrainError as problem:
-            if self.step and self.run.ranks.world == 1:
-                self.report()
-                self.save_last()
-                again = f"--resume {self.run.config.out / LAST} goes on once that is mended"
-                problem.hint = f"{problem.hint}; {again}" if problem.hint else again
-            raise
+            raise self._resumable(problem)  # noqa: B904  # itself
         if len(group) < count:
             raise TrainError(f"the loader ended early: fewer than {self.per_epoch} batches in epoch {self.epoch}")
         self.window.waited += time.perf_counter() - began
         return group
+
+    def _resumable(self, problem: TrainError) -> TrainError:
+        """What ends the training between two steps, with the checkpoint from which it goes on named."""
+        if self.step and self.run.ranks.world == 1:
+            with undisturbed():
+                self.report(expect=False)
+                self.save_last()
+            again = f"--resume {self.run.config.out / LAST} goes on once that is mended"
+            problem.hint = f"{problem.hint}; {again}" if problem.hint else again
+        return problem
 
     # --------------------------------------------------------------------------------------------------- looking at it
 
@@ -225,8 +243,9 @@ class Loop:
             return ended or self.step % CHECK_EVERY == 0
         return ended or stop.asked or self.window.steps(self.step) >= CHECK_EVERY or self.window.age() > CHECK_SECONDS
 
-    def report(self) -> None:
-        """Fetches the losses since the last look; says how it goes. TrainError where one is not finite."""
+    def report(self, *, expect: bool = True) -> None:
+        """Fetches the losses since the last look; says how it goes. TrainError where one is not finite, and, unless
+        `expect` is False, where too many pictures could not be read."""
         window, self.window = self.window, Window()
         losses = window.fetch()
         if losses is None:
@@ -243,6 +262,15 @@ class Loop:
             images_per_second=images / seconds, waits=window.waited / seconds, steps=self.steps,
             lr=self.lr_used,
         )  # fmt: skip
+        if self.run.config.missing_images == "skip":
+            self._count_replaced(window.replaced, expect)
+
+    def _count_replaced(self, problems: list[str], expect: bool) -> None:
+        if text := self.replaced.add(distributed.gather_texts(problems, self.run.ranks)):
+            self.say("note", text=text)
+        people = self.per_epoch * self.run.config.batch * self.run.ranks.world
+        if expect and (ended := self.replaced.too_many(people)):
+            raise self._resumable(ended)
 
     def _not_finite(self, window: Window, place: int, loss: float) -> TrainError:
         ids = window.image_ids[place].tolist()
@@ -289,14 +317,16 @@ class Loop:
             if self.run.ranks.world == 1:  # the epoch is not lost with its evaluation
                 self.save_last()
             raise
-        if whole:
-            self._write_ledger()
-            self.epoch, self.batches = self.epoch + 1, 0
-            self.total.zero_()
-        if better:
-            self.save(config.out / BEST, resumable=False)
-        if evaluated or over or time.perf_counter() - self.saved_at > SAVE_SECONDS or self.run.ranks.world > 1:
-            self.save_last()
+        with undisturbed():
+            if whole:
+                self._write_ledger()
+                self.epoch, self.batches, self.replaced.epoch = self.epoch + 1, 0, 0
+                self.total.zero_()
+            if better:
+                self.save(config.out / BEST, resumable=False)
+            aged = time.perf_counter() - self.saved_at > SAVE_SECONDS
+            if evaluated or over or aged or self.run.ranks.world > 1:
+                self.save_last()
         if self.at_limit and not over:
             return "step limit"
         tired = config.patience is not None and self.worse >= config.patience
@@ -384,6 +414,8 @@ class Loop:
             "ema_updates": 0 if self.ema is None else self.ema.updates,
             "best": self.best, "best_epoch": self.best_epoch, "worse": self.worse, "ledger": ledger,
             "rng": {"cpu": torch.get_rng_state(), **cuda},
+            "absent": [list(rows) for rows in self.run.absent] or None,
+            "replaced": {**asdict(self.replaced), "broken": list(self.replaced.broken)},
         }  # fmt: skip
 
     def _shape(self) -> dict[str, Any]:
@@ -415,6 +447,8 @@ class Loop:
         self.metrics, self.mean_loss = dict(checkpoint.metrics), state["mean_loss"]
         self.best, self.best_epoch, self.worse = dict(state["best"]), state["best_epoch"], state["worse"]
         self.rng = state["rng"]
+        if told := state.get("replaced"):  # checkpoints of before have none
+            self.replaced = Replaced(told["epoch"], told["total"], dict.fromkeys(told["broken"]))
         self.total.copy_(state["total"])
         if self.recorder is not None and state["ledger"] is not None:
             self.recorder.losses.copy_(state["ledger"])
@@ -434,10 +468,14 @@ class Loop:
         speed = self.images / self.seconds if self.seconds else 0.0
         waits = self.waited / self.seconds if self.seconds else 0.0
         hint = f"go on with --resume {out / LAST}" if reason in ("interrupted", "step limit") else ""
-        self.say("end", reason=reason, images_per_second=speed, waits=waits, best_epoch=self.best_epoch, hint=hint)
+        self.say(
+            "end", reason=reason, images_per_second=speed, waits=waits, best_epoch=self.best_epoch, hint=hint,
+            replaced=self.replaced.total,
+        )  # fmt: skip
         return Result(
             reason, self.epoch, self.step, self.mean_loss, self.metrics, self.best, self.best_epoch, out / LAST,
-            best if self.best_epoch is not None else None, speed, waits,
+            best if self.best_epoch is not None else None, speed, waits, self.replaced.total,
+            tuple(self.replaced.broken),
         )  # fmt: skip
 
 

@@ -191,9 +191,17 @@ def _key(people: People, pictures: Pictures) -> str:
     for array in (people.keypoints, people.visibility, people.center, people.sides, people.image):
         digest.update(np.ascontiguousarray(array).tobytes())
     for place in pictures.places:
-        told = [os.path.basename(place), os.stat(place).st_size] if isinstance(place, str) else [len(place)]  # noqa: PTH116, PTH119
+        told = [os.path.basename(place), _bytes(place)] if isinstance(place, str) else [len(place)]  # noqa: PTH119
         digest.update(json.dumps(told).encode())
     return digest.hexdigest()
+
+
+def _bytes(place: str) -> int:
+    """Size of a file, -1 where it is gone: then it is not what was packed."""
+    try:
+        return os.stat(place).st_size  # noqa: PTH116
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +327,8 @@ class Pack:
         if not len(self._scratch):
             self._scratch = np.empty(3 * int((of["width"] * of["height"]).max()), np.uint8)
         raw = self.document["quality"] is None
+        if len(data) != of["bytes"][row] or (raw and len(data) != height * width * 3):
+            raise self._damaged(shard, f"ends before the crop of annotation {int(of['annotation_id'][row])} does")
         image = data.reshape(height, width, 3) if raw else _decoded(data, self._scratch)
         if image is None or image.shape != (height, width, 3):
             raise self._damaged(shard, f"the crop of annotation {int(of['annotation_id'][row])} cannot be decoded")

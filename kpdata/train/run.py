@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -42,7 +42,7 @@ class Run:
     log: takes a line, plain data with `event` of `start`, `train`, `evaluation`, `end`; on process 0 alone, as
     `picture`, which is called with the network and the epoch at each evaluation. policies, source_weights: of `prepare`
     and `heatmap_loss`, a row or number for each source. annotation_ids, image_ids (N,): of the loader's table of
-    people, for the ledger.
+    people, for the ledger. absent: `Crops.absent`, which a training that goes on has to leave out again.
     """
 
     config: Config
@@ -57,6 +57,7 @@ class Run:
     source_weights: Tensor | None = None
     annotation_ids: NDArray[np.int64] | None = None
     image_ids: NDArray[np.int64] | None = None
+    absent: Sequence[Sequence[int]] = ()
     ranks: Ranks = ALONE
 
 
@@ -65,7 +66,9 @@ class Result:
     """What came of it. epochs: finished ones. metrics: of the last evaluation, best: of the best one (empty without).
 
     loss: mean of the last epoch's steps. images_per_second of all processes and waits, the share of the time in which
-    the loop stood waiting for data, are those of this run's training without its evaluations.
+    the loop stood waiting for data, are those of this run's training without its evaluations. replaced: people whose
+    picture could not be read when their turn came and whose place another took, counted each time; broken: what was
+    wrong with these pictures, each once.
     """
 
     reason: Reason
@@ -79,3 +82,5 @@ class Result:
     best_checkpoint: Path | None
     images_per_second: float
     waits: float
+    replaced: int = 0
+    broken: tuple[str, ...] = ()

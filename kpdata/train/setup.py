@@ -19,7 +19,7 @@ from kpdata.augment.presets import Preset
 from kpdata.errors import TrainError
 from kpdata.skeleton import Skeleton, load
 from kpdata.train import fast, lint, mixed
-from kpdata.train.checkpoint import load_checkpoint, require_same
+from kpdata.train.checkpoint import Checkpoint, load_checkpoint, require_same
 from kpdata.train.config import Config, SourceConfig
 from kpdata.train.data import Crops, Loader, make_loader
 from kpdata.train.distributed import ALONE, Ranks, from_first, pick_device
@@ -93,12 +93,13 @@ def set_up(config: Config, *, say: Say, ranks: Ranks = ALONE) -> Setup:
     for note in lint.same_people(sources, measured):
         say(note)
     torch.manual_seed(config.seed)
-    spec, net = _network(config, skeleton, say)
+    before = None if config.resume is None else load_checkpoint(config.resume)
+    spec, net = _network(config, before, skeleton, say)
     preset = recipe(config.preset, spec, config.flip)
     lint.expect_recipe(skeleton, preset)
     if config.loss == "ohkm" and config.hard > len(skeleton):
         raise TrainError(f"hard is {config.hard}, but {skeleton.name} has {len(skeleton)} keypoints")
-    crops = _crops(config, sources, skeleton, preset, say)
+    crops = _crops(config, before, sources, skeleton, preset, say)
     val = _measured(config, measured, skeleton, preset, say)
     config = _fitting(config, crops, ranks, say)
     if config.packed is not None:
@@ -160,15 +161,13 @@ def _skeleton(config: Config, sources: Sequence[lint.Read]) -> Skeleton:
     return mixed.union(mixed.skeletons_of([one.source for one in sources]))
 
 
-def _network(config: Config, skeleton: Skeleton, say: Say) -> tuple[NetworkSpec, nn.Module]:
+def _network(config: Config, before: Checkpoint | None, skeleton: Skeleton, say: Say) -> tuple[NetworkSpec, nn.Module]:
     """The network of a training: new, with the weights of `init`, or that of the checkpoint to go on from."""
     spec = NetworkSpec(config.model, skeleton, config.codec)
-    if config.resume is not None:
-        found = load_checkpoint(config.resume)
-        spec = spec.changed(
-            colour=found.spec.colour, padding=found.spec.padding, mean=found.spec.mean, std=found.spec.std
-        )
-        require_same(config.resume, found.spec, spec)
+    if config.resume is not None and before is not None:
+        had = before.spec
+        spec = spec.changed(colour=had.colour, padding=had.padding, mean=had.mean, std=had.std)
+        require_same(config.resume, had, spec)
         return spec, build(spec.model, len(skeleton))
     net = build(spec.model, len(skeleton))
     if config.init is None:
@@ -199,10 +198,21 @@ def _other_targets(source: Weights, spec: NetworkSpec) -> str:
     )
 
 
-def _crops(config: Config, sources: Sequence[lint.Read], skeleton: Skeleton, preset: Preset, say: Say) -> Crops:
+def _crops(
+    config: Config,
+    before: Checkpoint | None,
+    sources: Sequence[lint.Read],
+    skeleton: Skeleton,
+    preset: Preset,
+    say: Say,
+) -> Crops:
+    """The crops of the people to learn from; before: of the training that goes on, which knows whom it has left out."""
+    absent = (before.state or {}).get("absent") if before is not None else None
     crops = Crops(
         [one.source for one in sources], skeleton, preset,
         augment=config.preset != NONE or bool(config.flip), seed=config.seed, missing=config.missing_images,
+        absent=absent if absent is None or len(absent) == len(sources) else None,
+        replace=config.missing_images == "skip",
     )  # fmt: skip
     for note in crops.left_out:
         say(note)

@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Missing = Literal["refuse", "skip"]
+Absences = Sequence[Sequence[int]]
+"""Of each source the rows of its images table whose pictures were not there, or could not be read."""
 
 _NAMED = 5  # missing pictures that a message names
 
@@ -77,9 +79,14 @@ class People:
 
 
 def gather(
-    sources: Sequence[Source], skeleton: Skeleton, crop: TopDown, *, missing: Missing = "refuse"
-) -> tuple[People, Pictures, list[str]]:
-    """Who can be trained or measured on, the pictures, and sentences about who was left out.
+    sources: Sequence[Source],
+    skeleton: Skeleton,
+    crop: TopDown,
+    *,
+    missing: Missing = "refuse",
+    absent: Absences | None = None,
+) -> tuple[People, Pictures, list[str], list[list[int]]]:
+    """Who can be trained or measured on, the pictures, sentences about who was left out, and the pictures left out.
 
     As the official loader does (leoxiaobin/deep-high-resolution-net.pytorch, `lib/dataset/coco.py`), without: crowds,
     people whose source says an area of 0 or less, people without a labelled keypoint, boxes without extent. Nor people
@@ -87,7 +94,9 @@ def gather(
 
     missing: what a picture that is not there means: `refuse` (TrainError, which counts and names them), or `skip`: who
     stands in it is left out, and so is who stands in one that cannot be read, for which every picture is decoded once,
-    in threads. So the table does not depend on when a picture is met, and an interrupted training goes on exactly.
+    in threads. So the table does not depend on when a picture is met. absent: the pictures that a training which goes
+    on has left out when it began: with `skip` it leaves out these again and no others, whatever has happened to them,
+    so that the table is the same.
     TrainError where nobody is left, or a folder is not there.
     """
     parts: list[People] = []
@@ -95,16 +104,14 @@ def gather(
     names: list[str] = []
     sizes: list[Ints] = []
     notes: list[str] = []
+    left: list[list[int]] = []
     for number, source in enumerate(sources):
         people, rows, notes_here = _usable(source, skeleton, crop)
-        found, absent = _pictures(source, rows)
-        notes += [f"{source.name}: {note}" for note in notes_here + _missing(source, absent, missing)]
-        gone = absent.rows
-        if missing == "skip":
-            broken = _unreadable(found, rows, gone)
-            if broken.names:
-                notes.append(f"{source.name}: {_told(broken, 'picture cannot be read', 'pictures cannot be read')}")
-            gone = np.union1d(gone, broken.rows)
+        found, lost = _pictures(source, rows)
+        known = np.array(absent[number], np.int64) if absent is not None and missing == "skip" else None
+        gone, told = _gone(source, found, rows, lost, missing, known)
+        notes += [f"{source.name}: {note}" for note in notes_here + told]
+        left.append(gone.tolist())
         people = people.take(~np.isin(people.image, gone))
         used, within = np.unique(people.image, return_inverse=True)
         parts.append(replace(people, image=within + len(places), source=np.full(len(people), number)))
@@ -117,7 +124,7 @@ def gather(
     )
     if not joined or not len(joined["rows"]):
         raise TrainError("nobody to train on: " + ("; ".join(notes) or "the datasets have no people"))
-    return People(**joined), Pictures(places, names, np.concatenate(sizes)), notes
+    return People(**joined), Pictures(places, names, np.concatenate(sizes)), notes, left
 
 
 def _usable(source: Source, skeleton: Skeleton, crop: TopDown) -> tuple[People, Ints, list[str]]:
@@ -196,6 +203,24 @@ def _pictures(source: Source, rows: Ints) -> tuple[Pictures, _Absent]:
         places, there, titles = list(paths), _present(paths), [path or t for path, t in zip(paths, titles, strict=True)]
     gone = np.flatnonzero(~there)
     return Pictures(places, titles, sizes), _Absent(rows[gone], [titles[i] for i in gone.tolist()])
+
+
+def _gone(
+    source: Source, pictures: Pictures, rows: Ints, lost: _Absent, missing: Missing, known: Ints | None
+) -> tuple[Ints, list[str]]:
+    """The rows of the images table that are left out, and what to say of them. known: those that it has to be."""
+    if known is not None:
+        if not len(known):
+            return known, []
+        count = f"{len(known):,} {'picture is' if len(known) == 1 else 'pictures are'}"
+        return known, [f"{count} left out, as when this training began"]
+    told = _missing(source, lost, missing)
+    if missing == "refuse":
+        return lost.rows, told
+    broken = _unreadable(pictures, rows, lost.rows)
+    if broken.names:
+        told.append(_told(broken, "picture cannot be read", "pictures cannot be read"))
+    return np.union1d(lost.rows, broken.rows), told
 
 
 def _unreadable(pictures: Pictures, rows: Ints, gone: Ints) -> _Absent:

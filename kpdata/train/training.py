@@ -101,7 +101,7 @@ def _run(setup: Setup, logs: Logs | None) -> Run:
     return Run(
         setup.config, setup.spec, setup.net, setup.loader(), setup.device, validator,
         policies=setup.policies, source_weights=setup.source_weights,
-        annotation_ids=people.annotation_ids, image_ids=people.image_ids, ranks=setup.ranks,
+        annotation_ids=people.annotation_ids, image_ids=people.image_ids, absent=setup.crops.absent, ranks=setup.ranks,
         **({} if logs is None else {"log": logs, "picture": picture}),  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -19,16 +20,19 @@ from kpdata.errors import TrainError
 from kpdata.train.batch import Batch
 from kpdata.train.config import Config
 
+MOST = 0.05
+"""Share of an epoch's people whose pictures may turn out unreadable: above, a disk is gone and no picture."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says on any device
 
 
 class Window:
-    """The steps since the last look: losses on the device, ids on the host, time."""
+    """The steps since the last look: losses on the device, ids and what was wrong with pictures on the host, time."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
         self.image_ids: list[Tensor] = []
         self.at: list[int] = []
+        self.replaced: list[str] = []
         self.images = 0
         self.waited = 0.0
         self.began = time.perf_counter()
@@ -37,6 +41,7 @@ class Window:
         self.losses.append(loss)
         self.image_ids.append(batch.image_ids)  # of the batch as the loader gave it, on the host
         self.at.append(step)
+        self.replaced += batch.replaced
         self.images += len(batch)
 
     def steps(self, step: int) -> int:
@@ -48,6 +53,39 @@ class Window:
     def fetch(self) -> NDArray[np.float32] | None:
         """The losses on the host: the one wait for the device."""
         return torch.stack(self.losses).float().cpu().numpy() if self.losses else None
+
+
+@dataclass
+class Replaced:
+    """People whose picture could not be read when their turn came (`Crops`, replace), each time counted: in this epoch,
+    and in all. broken: what was wrong with their pictures, each once."""
+
+    epoch: int = 0
+    total: int = 0
+    broken: dict[str, None] = field(default_factory=dict)
+
+    def add(self, problems: Sequence[str]) -> str:
+        """Counts; a sentence about the pictures that are new, empty where none is."""
+        self.epoch, self.total = self.epoch + len(problems), self.total + len(problems)
+        new = list(dict.fromkeys(problem for problem in problems if problem not in self.broken))
+        self.broken |= dict.fromkeys(new)
+        if not new:
+            return ""
+        one = len(new) == 1
+        what = f"{len(new):,} {'picture' if one else 'pictures'} can no longer be read"
+        who = f"other people take the place of those in {'it' if one else 'them'}"
+        return f"{what}, and {who}: {'; '.join(new)}"
+
+    def too_many(self, people: int) -> TrainError | None:
+        """What ends the training, where that is more than `MOST` of the people of an epoch."""
+        if self.epoch <= MOST * people:
+            return None
+        which = next(iter(self.broken), "") + (" and others" if len(self.broken) > 1 else "")
+        return TrainError(
+            f"the pictures of {self.epoch:,} of this epoch's {people:,} people could not be read, which is more than "
+            f"{MOST:.0%}: {which}",
+            hint="is the disk, or the folder of the pictures, still there? a new training leaves them out",
+        )
 
 
 class Interruption:
@@ -83,6 +121,25 @@ class Interruption:
             yield
         finally:
             self._now = False
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, nothing is heard of a worker that died; after it, at once. torch's handler of SIGCHLD raises wherever the
+    training is at that moment, which would leave a step half done. Outside the main thread nothing raises anyway."""
+    number = getattr(signal, "SIGCHLD", None)
+    before = None if number is None else signal.getsignal(number)
+    if number is None or not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[FrameType | None] = []
+    signal.signal(number, lambda _, frame: heard.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if heard:
+        before(number, heard[-1])
 
 
 @contextmanager

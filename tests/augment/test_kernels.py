@@ -286,3 +286,33 @@ def test_maps_without_inverse_are_refused(matrix: np.ndarray) -> None:
     """Singular, of another shape, or not finite."""
     with pytest.raises(SchemaError, match="matrix"):
         kernels.invert(matrix)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.diag([5e-324, 1, 1]), np.diag([1e-160, 1e-160, 1e200]), np.diag([1e-200, 1e-200, 1]),  # beyond float64
+        [[1, 2, 0], [2, 4, 1], [1e-3, 0, 1]],  # the pixel (0, 0) comes from infinity
+        [[1, 0, 5], [0, 1e-300, 7], [0, 0, 1e200]],
+    ],
+)  # fmt: skip
+def test_ways_back_that_floats_cannot_hold_are_refused(matrix: object) -> None:
+    """Where a product underflows, in the determinant or after the division by the last number, it is a sentence: no
+    ZeroDivisionError, no infinity, no NaN."""
+    with pytest.raises(SchemaError, match="has no inverse"):
+        kernels.invert(matrix)
+
+
+@given(affine_maps(), st.integers(-500, 400), st.integers(-300, 300))
+def test_the_inverse_does_not_depend_on_units(m: np.ndarray, shift: int, depth: int) -> None:
+    """Of very small and large maps too, whose determinant alone no float holds: powers of 2 come out exactly."""
+    known = np.linalg.inv(m)
+    small = m.copy()
+    small[:2] *= 2.0**shift
+    try:
+        found = kernels.invert(small * 2.0**depth)
+    except SchemaError:
+        assert shift < -150 or abs(depth) > 50  # refused before, where the whole determinant underflows
+        return
+    np.testing.assert_allclose(found[:2, :2] * 2.0**shift, known[:2, :2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found[:2, 2], known[:2, 2], rtol=1e-9, atol=1e-9)

@@ -143,4 +143,25 @@ def test_errors_in_pixels(run, made, worse):
     done = run("compare", made / "predictions.json", worse, "--metric", "epe", "--bootstrap", 50)
     assert done.code == 0, done.err
     assert "Differences in pixels" in done.out
+    assert any(line.startswith("missing, % ") for line in done.out.splitlines())
     assert "A is better: EPE +" in done.out
+
+
+@pytest.mark.parametrize("metric", [(), ("--metric", "pck"), ("--metric", "epe"), ("--metric", "pcp")])
+def test_picture(run, made, worse, tmp_path, metric):
+    """--plot draws both models' differences; a wrong ending is told before anything is read, and a file is kept."""
+    arguments = ("compare", made / "predictions.json", worse, "--bootstrap", 5, *metric)
+    done = run(*arguments, "--plot", tmp_path / "c.svg")
+    assert (done.code, "c.svg" in done.err) == (0, True)
+    picture = (tmp_path / "c.svg").read_text(encoding="utf-8")
+    assert "A: predictions.json   B: predictions.json   against coco.json" in picture
+    assert ("upper leg" if "pcp" in metric else "left ankle") in picture
+    done = run(*arguments, "--plot", tmp_path / "c.svg")
+    assert (done.code, "exists already" in done.err) == (1, True)
+    assert run(*arguments, "--plot", tmp_path / "c.svg", "--force", "--json").code == 0
+    done = run("compare", made / "nothing.json", worse, "--gt", made / "coco.json", "--plot", tmp_path / "c.txt")
+    assert (done.code, "not written as '.txt'" in done.err) == (1, True)
+    done = run(*arguments, "--plot", worse, "--force")
+    assert (done.code, "would overwrite" in done.err) == (1, True)
+    printed = run(*arguments).out
+    assert ("Limbs that changed most" if "pcp" in metric else "Keypoints that changed most") in printed

@@ -105,6 +105,8 @@ def test_a_wrong_pair_of_files_is_named(run, made):
     assert done.code == 1
     assert f"{made / 'predictions.json'} and {made / 'crowdpose.json'}: the predictions have 17 keypoints" in done.err
     done = run("eval", made / "coco.json", "--gt", made / "predictions.json")
+    assert "predictions.json: these are predictions" in done.err
+    done = run("eval", made / "coco.json", "--gt", made / "coco.json")
     assert "coco.json: these are annotations, without scores" in done.err
     done = run("eval", made / "predictions.json", "--gt", made / "predictions.json")
     assert "predictions.json: these are predictions" in done.err
@@ -287,6 +289,20 @@ def test_plot(run, made, tmp_path, metric):
     assert (done.code, "exists already" in done.err) == (1, True)
 
 
+def test_plot_of_scores(run, made, tmp_path):
+    """With --calibration the picture has its curves too, and the same keypoints; the numbers printed are the same."""
+    arguments = ("eval", made / "predictions.json", "--no-why", "--calibration")
+    printed = run(*arguments)
+    done = run(*arguments, "--plot", tmp_path / "s.svg")
+    assert (done.code, done.out) == (0, printed.out)
+    svg = (tmp_path / "s.svg").read_text(encoding="utf-8")
+    for words in ("Scores of people", "Scores of keypoints", "Which scores to keep", "Precision and recall"):
+        assert words in svg
+    assert "left ankle" in svg
+    done = run("eval", made / "nothing.json", "--gt", made / "coco.json", "--plot", tmp_path / "s.txt")
+    assert (done.code, "not written as '.txt'" in done.err) == (1, True)
+
+
 def test_bootstrap_and_slices(run, made):
     """Intervals hold the numbers of the score; slices of a size hold everybody once; a seed is repeated."""
     arguments = ("eval", made / "predictions.json", "--bootstrap", 50, "--slice", "size", "--slice", "image.width")
@@ -378,7 +394,6 @@ def test_wrong_usage(run, made, monkeypatch, tmp_path, given, words):
     (("--metric", "pck", "--mode", "fixed"), "has no option mode"),
     (("--metric", "pck", "--threshold", -1), "expected a number above 0"),
     (("--metric", "pck", "--normalize", "nose:nose"), "to itself is 0"),
-    (("--metric", "pck", "--suspects", "s.parquet"), "PCK has no --suspects"),
     (("--metric", "pck", "--arrays", "a.npz"), "PCK has no --arrays"),
     (("--metric", "pck", "--calibration"), "PCK has no --calibration"),
 ])  # fmt: skip

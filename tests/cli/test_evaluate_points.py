@@ -52,13 +52,15 @@ def test_json_has_the_same(run, mpii):
 
 
 def test_files_and_page(run, mpii, tmp_path):
-    """--failures, --matches, --plot and --report of every metric of the family."""
+    """--failures, --matches, --suspects, --plot and --report of every metric of the family."""
     folder, result = mpii
     arguments = ("eval", folder / "found.kp", "--gt", folder / "gt.kp", "--no-why")
-    files = {name: tmp_path / f"{name}.parquet" for name in ("failures", "matches")}
-    done = run(*arguments, "--failures", files["failures"], "--matches", files["matches"])
+    tables = {"failures": result.failures(), "matches": result.matches, "suspects": result.suspects()}
+    files = {name: tmp_path / f"{name}.parquet" for name in tables}
+    done = run(*arguments, *(word for name, path in files.items() for word in (f"--{name}", path)))
     assert done.code == 0
-    for name, table in (("failures", result.failures()), ("matches", result.matches)):
+    assert tables["suspects"].num_rows
+    for name, table in tables.items():
         saved = pq.read_table(files[name])
         assert saved.schema.equals(table.schema)
         assert repr(saved.to_pylist()) == repr(table.to_pylist())  # NaN is NaN

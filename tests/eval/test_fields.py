@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 from typing import Any
 
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from kpdata.converters import coco, coco_results
 from kpdata.eval import evaluate
@@ -38,7 +42,16 @@ def without(truth: dict[str, Any], field: str) -> dict[str, Any]:
 def test_a_whole_file_says_nothing(files):
     """None of the sentences below stands under ordinary files."""
     said, _ = notes(*files)
-    for words in ("iscrowd", "nor a bbox", "categories", "more than once", "infinite"):
+    for words in (
+        "iscrowd",
+        "nor a bbox",
+        "categories",
+        "more than once",
+        "infinite",
+        "'ignore'",
+        "segment",
+        "their own",
+    ):
         assert words not in said
 
 
@@ -49,7 +62,7 @@ def test_fields_that_are_missing(files):
     said, stats = notes(without(truth, "iscrowd"), found)
     assert f"{len(truth['annotations'])} people have no iscrowd" in said
     assert stats == plain
-    assert "1 people have neither labelled keypoints nor a bbox" in notes(without(truth, "bbox"), found)[0]
+    assert "1 person has neither labelled keypoints nor a bbox" in notes(without(truth, "bbox"), found)[0]
 
 
 def test_lists(files):
@@ -59,7 +72,7 @@ def test_lists(files):
     assert "lists no categories: its people are taken for coco_17" in said
     assert stats == notes(truth, found)[1]
     said, stats = notes({**truth, "images": [*truth["images"], truth["images"][0]]}, found)
-    assert "lists images more than once (1 entries too many)" in said
+    assert "lists images more than once (1 entry too many)" in said
     assert stats == notes(truth, found)[1]
 
 
@@ -68,7 +81,7 @@ def test_infinite_places(files):
     truth, found = files
     odd = copy.deepcopy(found)
     odd[0]["keypoints"][3] = float("inf")
-    assert "1 predictions hold infinite coordinates" in notes(truth, odd)[0]
+    assert "1 prediction holds infinite coordinates" in notes(truth, odd)[0]
 
 
 def test_areas_in_no_range(files):
@@ -87,3 +100,59 @@ def test_predictions_that_xtcocotools_drops(files):
     said, stats = notes(truth, blank, like="xtcocotools")
     assert stats["AP"] == 0
     assert "AP is 0.000 because none of the" in said and "category_id" not in said
+
+
+def judged(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, float]:
+    """The ten numbers of pycocotools."""
+    gt = COCO()
+    gt.dataset = copy.deepcopy(truth)
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt.createIndex()
+        judge = COCOeval(gt, gt.loadRes(copy.deepcopy(found)), "keypoints")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return dict(zip(("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"), judge.stats, strict=True))
+
+
+def test_ignore_is_written_over(files):
+    """People with `ignore` count as in pycocotools, which is said of those who count; a 0 says nothing."""
+    truth, found = files
+    rows = [{**row, "ignore": int(i < 3)} for i, row in enumerate(truth["annotations"])]
+    said, stats = notes({**truth, "annotations": rows}, found)
+    assert stats == notes(truth, found)[1] == judged({**truth, "annotations": rows}, found)
+    assert "2 people with 'ignore' count all the same" in said  # the first has no labels: ignored anyway
+    rows = [{**row, "ignore": 0, "note": '"ignore":1'} for row in truth["annotations"]]
+    assert "'ignore'" not in notes({**truth, "annotations": rows}, found)[0]
+
+
+def test_areas_and_ids_of_results_are_written_over(files):
+    """The numbers are pycocotools', which reads neither; an area is told where it is of another size, an id never."""
+    truth, found = files
+    odd = [{**row, "id": 7, "area": 10.0} for row in found]
+    said, stats = notes(truth, odd)
+    assert stats == notes(truth, found)[1] == judged(truth, odd)
+    sizes = [(max(row["keypoints"][c::3]) - min(row["keypoints"][c::3])) for row in found for c in (0, 1)]
+    moved = sum(w * h >= 32**2 for w, h in zip(sizes[::2], sizes[1::2], strict=True))
+    assert f"{moved:,} predictions say they are of another size by an area of their own" in said
+    same = [{**row, "area": w * h} for row, w, h in zip(found, sizes[::2], sizes[1::2], strict=True)]
+    assert "their own" not in notes(truth, same)[0]
+
+
+def test_masks_of_results(files):
+    """Of a mask without a box pycocotools takes the area, and at polygons it stops; beside a box both are nothing."""
+    truth, found = files
+    mask = {"size": [10, 10], "counts": "0T3"}  # 100 px²: everybody small
+    masked = [{**row, "segmentation": mask} for row in found]
+    said, stats = notes(truth, masked)
+    assert "results carry a segmentation and no bbox: pycocotools takes the mask's area" in said
+    theirs = judged(truth, masked)
+    assert stats["AP"] == theirs["AP"] and stats == notes(truth, found)[1]
+    polygons = [{**row, "segmentation": [[0, 0, 10, 0, 10, 10]]} for row in found]
+    assert "pycocotools stops at polygons" in notes(truth, polygons)[0]
+    with pytest.raises(TypeError, match="list indices"):
+        judged(truth, polygons)
+    boxed = [{**row, "bbox": [1, 2, 30, 40]} for row in masked]
+    assert "segmentation" not in notes(truth, boxed)[0]
+    assert notes(truth, boxed)[1] == judged(truth, boxed)
+    assert "segmentation" not in notes(truth, masked, metric="crowdpose", area="file")[0]

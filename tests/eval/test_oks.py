@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kpdata.arrays import list_pairs
 from kpdata.errors import EvaluationError
-from kpdata.eval import Detections, GroundTruth, Params, detection_area, kernels, oks
+from kpdata.eval import Detections, GroundTruth, Params, detection_area, oks
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -36,7 +37,7 @@ def every_pair(case, coco):
     order = oks.order_rows(gt, dt, case.images(), case.categories(), params.max_dets[-1])
     first = np.searchsorted(order.gt_group, order.dt_group)
     counts = np.searchsorted(order.gt_group, order.dt_group, side="right") - first
-    d, g = kernels.list_pairs(first, counts)
+    d, g = list_pairs(first, counts)
     people = oks.CompactKeypoints.of(gt, order.gt_rows)
     got = oks.pair_oks(people, g, dt.keypoints, order.dt_rows[d], params.sigmas)
     judge = coco.judge(case)

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from kpdata import schema
+from kpdata.browse.scoring import suspected
 from kpdata.dataset import Dataset
 from kpdata.errors import EvaluationError
+from kpdata.eval import evaluate
 from kpdata.eval.part import pair
 from kpdata.eval.prepare import prepare
 from kpdata.eval.suspects import KINDS, SCHEMA, suspects
@@ -269,3 +271,42 @@ def test_bad_options_are_refused(options):
     gt = synthesize(3, seed=1)
     with pytest.raises(EvaluationError, match="expected a score from 0 to 1"):
         rows_of(gt, exact(gt)[0], **options)
+
+
+@pytest.mark.parametrize("metric", ["pckh", "pck", "pcp", "epe"])
+def test_of_single_people(metric):
+    """By PCKh and its family too, as `browse` shows them: exchanged, moved and displaced labels come first."""
+    clean = synthesize(120, seed=5, skeleton="mpii_16", people=(1, 1))
+    predictions, _ = simulate_predictions(clean, seed=5, **MODELS["good"])
+    bones = load("mpii_16")
+    xy, ids = clean.keypoints.copy(), schema.values(clean.persons["annotation_id"])
+    size = (np.nanmax(xy, axis=1) - np.nanmin(xy, axis=1)).max(axis=1) / 2  # MPII has no areas
+    whole = np.flatnonzero((clean.visibility > 0).sum(1) >= 12)
+    turned, moved, displaced = whole[:3], whole[3:6], whole[6:9]
+    xy[turned] = xy[turned][:, bones.flip_index()]
+    xy[moved] += 0.5 * size[moved, None, None]
+    wrist = bones.keypoint_names.index("left_wrist")
+    xy[displaced, wrist] += 1.5 * size[displaced, None]
+    spoiled = column(clean, "keypoints", schema.rows(xy.reshape(len(clean), -1)))
+    result = evaluate(spoiled, predictions, metric=metric)
+    table = result.suspects()
+    assert table.schema.equals(SCHEMA)
+    assert table.equals(suspected(result)[0][1].slice(0, 1000))
+    found = {(row["kind"], row["annotation_id"]) for row in table.to_pylist()[:14]}
+    assert {("left_right", int(i)) for i in ids[turned]} <= found
+    assert {("shifted", int(i)) for i in ids[moved]} <= found
+    rows = result.suspects(least=0.02).to_pylist()  # wrists are what the model is least sure of
+    told = {row["annotation_id"] for row in rows if row["keypoint"] == "left_wrist" and row["kind"] == "misplaced"}
+    assert {int(i) for i in ids[displaced]} <= told
+    assert len(result.suspects(limit=2)) == 2
+
+
+def test_predictions_without_scores_are_no_surer_than_others():
+    """Somebody who is not labelled is told without a score where the predictions have none."""
+    gt = synthesize(40, seed=5, skeleton="mpii_16", people=(2, 2))
+    predictions, _ = simulate_predictions(gt, seed=5, jitter=0.05, miss=0, inversion=0, swap=0, false_positives=0)
+    predictions = column(predictions, "score", schema.fixed(np.full(len(predictions), np.nan), pa.float64()))
+    gt = gt.select(persons=np.arange(len(gt)) > 2)
+    rows = evaluate(gt, predictions).suspects(least=0.01).to_pylist()
+    words = [row["words"] for row in rows if row["kind"] == "unlabelled_person"]
+    assert words and all(text.startswith("nobody is labelled at a prediction (") for text in words)

@@ -106,6 +106,8 @@ def process(folder: Path) -> None:
         loop.train_epoch(stop)
         assert loop.recorder is not None
         left["after"] = distributed.merge_losses(loop.recorder.losses, ranks)
+    loop._count_replaced([f"picture of {ranks.rank}"] * (1 + ranks.rank), expect=False)
+    left["broken"] = [loop.replaced.epoch, loop.replaced.total, *loop.replaced.broken]
     torch.save(left, folder / f"rank{ranks.rank}.pt")
     distributed.leave(ranks)
 
@@ -188,6 +190,11 @@ def test_resuming_in_two_processes_goes_on_where_both_stood(two: tuple[Path, lis
     """After the rest of the interrupted epoch everybody has a loss: nobody was left out by either process."""
     for one in two[1]:
         assert one["after"].isfinite().any(1).all()
+
+
+def test_pictures_that_cannot_be_read_are_counted_together(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Each process meets its own; all know of all, so that they end together and one checkpoint has everything."""
+    assert two[1][0]["broken"] == two[1][1]["broken"] == [3, 3, "picture of 0", "picture of 1"]
 
 
 def test_resuming_in_one_process_what_two_began_is_refused(two: tuple[Path, list[dict[str, Any]]]) -> None:

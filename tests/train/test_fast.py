@@ -260,7 +260,7 @@ def test_compiled_parts_are_the_network(tmp_path: Path, bf16: bool) -> None:
     plain, compiled = Training(tmp_path, bf16=bf16), Training(tmp_path, bf16=bf16)
     names = list(compiled.net.state_dict())
     parts = fast.compile_parts(compiled.net, backend=counted)
-    assert parts == 1 + (2 + 3 + 4) + (2 + 3 + 1)  # layer1, branches, exchanges
+    assert parts == 2 + (2 + 1 + 1) + (2 + 3 + 4) + (2 + 3 + 1)  # stem and layer1, new branches, branches, exchanges
     made = []
     for seed in range(2):
         a, b = (training.work(batch_of(2, seed)) for training in (plain, compiled))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -194,3 +195,20 @@ def test_an_unknown_name_is_told() -> None:
         build("hrnet_w23", 17)
     with pytest.raises(TrainError, match="expected at least 1"):
         build("hrnet_tiny", 0)
+
+
+def test_the_stem_of_a_copy_is_the_copys() -> None:
+    """The stem's layers are the network's own, once: moved, cast and copied with it, and named once in its state."""
+    net = build("hrnet_tiny", 3)
+    other = copy.deepcopy(net).double()
+    for one in (net, other):
+        layers = (one.conv1, one.bn1, one.conv2, one.bn2)
+        own = [id(p) for layer in layers for p in layer.parameters()]
+        assert [id(p) for p in one.parts()[0].parameters()] == own
+    assert next(other.parts()[0].parameters()).dtype == torch.float64
+    with torch.no_grad():
+        other.conv1.weight.zero_()
+        assert float(net.conv1.weight.abs().max()) > 0
+    names = list(net.state_dict())
+    assert len(names) == len(set(names)) and not [name for name in names if "stem" in name]
+    assert len({id(p) for p in net.parameters()}) == len(list(net.parameters()))

@@ -13,8 +13,10 @@ pytest.importorskip("torch", reason="needs kpdata[train]")
 pytest.importorskip("cv2", reason="needs kpdata[train]")
 
 import torch
+from typer.testing import CliRunner
 
 from kpdata import synthesize
+from kpdata.cli.main import app
 from kpdata.synth import write_images
 from kpdata.train.config import Config, SourceConfig
 from kpdata.train.losses import heatmap_loss
@@ -85,3 +87,57 @@ def test_each_source_is_measured(sources, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [one["share"] for one in record["config"]["data"]] == [0.5, 2.0]
     assert record["result"]["steps"] == 1
+
+
+def four(real_data: Path) -> tuple[SourceConfig, ...]:
+    """Photographs of COCO, MPII, CrowdPose and LSPET with their published labels."""
+    return tuple(
+        SourceConfig(real_data / path, real_data / images)
+        for path, images in (
+            ("coco_mini/person_keypoints_train2017.json", "coco_mini/train2017"),
+            ("mpii/test_mpii.json", "mpii/images"),
+            ("crowdpose/mmpose/test_crowdpose.json", "crowdpose/mmpose"),
+            ("lspet/joints.mat", "lspet/images"),
+        )
+    )
+
+
+def test_four_published_sets_are_one_training(real_data: Path, tmp_path: Path) -> None:
+    """COCO, MPII, CrowdPose and LSPET on one skeleton, as they were published: everybody whose photograph is there is
+    trained on (counted here by plain loops), two steps are taken, and each is measured by its own rules."""
+    sources = four(real_data)
+    made = config(sources, tmp_path / "run", max_steps=2, epochs=1, missing_images="skip", preset="hrnet", batch=8)
+    found = set_up(made, say=lambda text: None).crops.people
+    crowds = json.loads(sources[2].path.read_text())["annotations"]
+    expected = [
+        86,  # counted in test_data.py
+        len({row["image"] for row in json.loads(sources[1].path.read_text())}),
+        sum(any(v > 0 for v in one["keypoints"][2::3]) for one in crowds),
+        len(list((real_data / "lspet" / "images").glob("*.jpg"))),
+    ]
+    assert expected[1:] == [5, 4, 40]
+    assert Counter(found.source.tolist()) == dict(enumerate(expected))
+    columns = [set(found.known[found.source == number].sum(1).tolist()) for number in range(4)]
+    assert columns == [{17 + 2}, {16}, {14 + 2}, {14 + 2}]  # and the middles of hips and shoulders, which MPII labels
+    result = train(made)
+    assert result.steps == 2
+    assert 0 < result.metrics["loss"] < 1
+    told = ("person_keypoints_train2017 AP", "test_mpii PCK@0.2", "test_crowdpose AP(H)", "joints PCK@0.2")
+    assert set(told) <= set(result.metrics)
+
+
+def test_a_dry_run_of_four_published_sets(real_data: Path, tmp_path: Path) -> None:
+    """The command: 135 people, who give every keypoint of the union some target, and a picture of their inputs."""
+    words: list[str] = []
+    for one in four(real_data):
+        words += ["--data", str(one.path), "--images", str(one.images)]
+    options = ("--missing-images", "skip", "--model", "hrnet_tiny", "--size", "64x64", "--batch", "8", "--workers", "0")
+    out = ("--device", "cpu", "--dry-run", "--json", "--out", str(tmp_path / "trial"))
+    done = CliRunner().invoke(app, ["train", *words, *options, *out])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["people"] == 135
+    names = set(told["empty"])
+    assert {"nose", "upper_neck", "neck", "neck_lsp_14", "head_top", "top_head", "head_top_lsp_14"} <= names
+    assert len(names) == 25 and all(share < 1 for share in told["empty"].values())
+    assert (tmp_path / "trial" / "dry-run.png").stat().st_size > 10_000

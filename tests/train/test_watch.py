@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="the trainer needs torch: pip install 'kpdata[train]'")
 pytest.importorskip("cv2", reason="the trainer needs OpenCV: pip install 'kpdata[train]'")
 
+from kpdata import synthesize, write
 from kpdata.errors import TrainError
+from kpdata.synth import write_images
 from kpdata.train import watch
 from kpdata.train.checkpoint import load_checkpoint
 from kpdata.train.config import Config, SourceConfig
+from tests.train.loops import assert_equal, contents
 
 SIGNALLED = """
 import os, subprocess, sys, time
@@ -62,6 +67,88 @@ def test_workers_survive_a_signal_to_all_processes(tmp_path: Path, number: int) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["interrupted", "3"]
     assert load_checkpoint(tmp_path / "run" / "last.pt").state is not None
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from torch.utils.data import get_worker_info
+from kpdata.errors import TrainError
+from kpdata.train.config import Config, SourceConfig
+from kpdata.train.data import Crops
+from kpdata.train.training import train
+folder, deadly = Path(sys.argv[1]), sys.argv[2] == "kill"
+made = Crops.__getitems__
+def make(self, places):
+    if get_worker_info() is not None:
+        (folder / "workers" / str(os.getpid())).touch()
+        if deadly and self.augment and places[0][0] == 1 and (1, 3) in places:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does for want of memory
+    return made(self, places)
+Crops.__getitems__ = make
+out = folder / sys.argv[3]
+resume = out / "last.pt" if (out / "last.pt").exists() else None
+data = SourceConfig(folder / "people.kp", images=folder / "pictures")
+config = Config((data,), out, model="hrnet_tiny", size=(64, 64), batch=2, epochs=3, warmup=0, workers=2, device="cpu",
+                ema=0.9, resume=resume)
+try:
+    print(json.dumps([train(config).steps]))
+except TrainError as problem:
+    print(json.dumps([problem.message, problem.hint]))
+"""
+
+
+def test_a_killed_worker_leaves_a_resumable_training(tmp_path: Path) -> None:
+    """SIGKILL to a worker in the second epoch: a sentence says what happened and what to do, its sibling ends with the
+    process, and the training that goes on ends with the bits of one that nothing happened to."""
+    people = synthesize(16, seed=1, size=(64, 64), people=(1, 1))
+    write_images(people, tmp_path / "pictures")
+    write(people, tmp_path / "people.kp")
+    (tmp_path / "workers").mkdir()
+
+    def run(*words: str) -> list[Any]:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path), *words],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        return list(json.loads(done.stdout.splitlines()[-1]))
+
+    message, hint = run("kill", "parts")
+    assert "a worker of the loader died" in message
+    assert "fewer --workers" in hint and "--resume" in hint
+    workers = [int(path.name) for path in (tmp_path / "workers").iterdir()]
+    assert len(workers) == 2
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    last = load_checkpoint(tmp_path / "parts" / "last.pt")
+    assert last.state is not None and 8 <= last.state["step"] < 16
+    assert run("live", "parts") == run("live", "whole") == [24]
+    assert_equal(contents(tmp_path / "parts" / "last.pt"), contents(tmp_path / "whole" / "last.pt"))
+
+
+def test_within_a_step_nothing_is_heard_of_a_worker() -> None:
+    """What torch raises at a worker's death comes when the step is whole; other places hear it at once."""
+
+    def raises(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before, done = signal.signal(signal.SIGCHLD, raises), []
+    try:
+        with pytest.raises(RuntimeError, match="pid 7"), watch.undisturbed():
+            os.kill(os.getpid(), signal.SIGCHLD)
+            done.append(1)
+        assert done == [1] and signal.getsignal(signal.SIGCHLD) is raises
+        with pytest.raises(RuntimeError, match="pid 7"):
+            os.kill(os.getpid(), signal.SIGCHLD)
+        with watch.undisturbed():
+            done.append(2)
+        assert done == [1, 2]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:

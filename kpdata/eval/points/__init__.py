@@ -122,6 +122,14 @@ class PointsEvaluation:
 
         return failures(self.points, self.why)
 
+    def suspects(self, *, least: float = 0.2, limit: int | None = 1000) -> pa.Table:
+        """Labels that confident predictions contradict, most suspicious first (`suspects.suspects`); how alike label
+        and prediction are is measured in reaches (`why.Why.sized`) instead of by OKS."""
+        from kpdata.eval.suspects import suspects
+
+        why, points = self.why, self.points
+        return suspects(why.sized, why.pairing, points.gt, points.predictions, least=least, limit=limit)
+
     def slices(
         self, by: str | Sequence[str] | None = None, *, n: int = 0, seed: int = 0, level: float = 0.95
     ) -> pa.Table:

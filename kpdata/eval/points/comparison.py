@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from kpdata.eval.comparison import KEYPOINTS, SLICES, Differences, as_columns, c
 from kpdata.eval.points import PointsEvaluation
 from kpdata.eval.points.resampling import LESS, Resampler
 from kpdata.eval.slices import Slicing, slicings
+from kpdata.eval.wording import many
 
 PEOPLE = pa.schema(
     [
@@ -69,6 +71,11 @@ class PointsComparison:
             less_is_better=self.metric in LESS,
         )  # fmt: skip
 
+    @property
+    def what(self) -> str:
+        """What the rows of `keypoints` are."""
+        return "limb" if self.metric == "PCP" else "keypoint"
+
     def shown(self, difference: float) -> str:
         """A difference with its sign: points of 100, EPE in pixels."""
         return f"{difference:+.2f} px".replace("-", "−") if self.metric == "EPE" else points(difference)
@@ -81,12 +88,29 @@ class PointsComparison:
         alone = [schema.values(self.people[f"predicted_{side}"]) for side in "ab"]
         return [
             self.verdict(),
-            *clear("keypoint", self.keypoints, ("keypoint",), self.level, self.shown),
+            *clear(self.what, self.keypoints, ("keypoint",), self.level, self.shown),
             *clear("slice", self.slices, ("by", "slice"), self.level, self.shown),
-            f"{self.people.num_rows:,} people: {self.names[0]} more than {step} better in B for {better:,}, worse for "
-            f"{worse:,}; predicted by A alone {int((alone[0] & ~alone[1]).sum()):,}, by B alone "
+            f"{many(self.people.num_rows, 'person', 'people')}: {self.names[0]} more than {step} better in B for "
+            f"{better:,}, worse for {worse:,}; predicted by A alone {int((alone[0] & ~alone[1]).sum()):,}, by B alone "
             f"{int((alone[1] & ~alone[0]).sum()):,}",
         ]
+
+    def plot(self, path: Path | str, *, about: str = "", force: bool = False) -> None:
+        """Write a picture of the differences with their intervals (`report.plots.plot_comparison`). Of EPE, in pixels,
+        `missing` is left out: it is a share. about: a second line above it."""
+        from kpdata.eval.report.plots import plot_comparison
+
+        less = self.names if self.metric in LESS else ("missing",)
+        pixels = self.metric == "EPE"
+        plot_comparison(
+            self,
+            Path(path),
+            about=about,
+            measure=f"{self.what.capitalize()}s, {self.names[0]}",
+            less=less,
+            pixels=pixels,
+            force=force,
+        )
 
     def _changed(self) -> tuple[int, int]:
         """People who got better, and worse."""

@@ -11,6 +11,7 @@ from kpdata.eval.points import arrays
 from kpdata.eval.points.lengths import Length
 from kpdata.eval.points.measures import METRICS, Measured
 from kpdata.eval.points.people import Points
+from kpdata.eval.wording import many
 
 MPII_PEOPLE, LSP_PEOPLE = 2958, 1000  # of MPII's validation set (Newell's valid.h5) and of LSP's test set
 _FEW = 20  # keypoints: of fewer a median says nothing about a file
@@ -35,13 +36,17 @@ def _about_counts(points: Points, measured: Measured, metric: str, counts: dict[
     unpaired, missing = counts["people without a prediction"], counts[f"{what}s missing"]
     effect = "in no mean, which looks better for it" if metric in ("epe", "nme") else "misses"
     nowhere = int((points.labelled & ~arrays.finite(points.truth)).sum())
-    left = counts["predictions of nobody"]
+    left, title = counts["predictions of nobody"], METRICS[metric].title
     facts = [
         (not len(points.predictions), "there are no predictions"),
         (unpaired > 0, f"{unpaired:,} of {counts['people scored']:,} people have no prediction"),
         (missing > 0, f"{missing:,} of {counts[f'{what}s labelled']:,} labelled {what}s have no prediction: {effect}"),
-        (left > 0, f"{left:,} predictions belong to nobody: {METRICS[metric].title} does not see what is one too many"),
-        (nowhere > 0, f"{nowhere:,} labelled keypoints of the ground truth have no coordinate: left out"),
+        (
+            left > 0,
+            f"{many(left, 'prediction belongs', 'predictions belong')} to nobody: {title} does not see what is one "
+            "too many",
+        ),
+        (nowhere > 0, f"{many(nowhere, 'labelled keypoint')} of the ground truth without a coordinate: left out"),
     ]
     return [sentence for so, sentence in facts if so]
 
@@ -49,11 +54,12 @@ def _about_counts(points: Points, measured: Measured, metric: str, counts: dict[
 def _about_lengths(points: Points, length: Length | None, metric: str, variant: str | None, without: int) -> list[str]:
     if length is None:
         return []
-    found = [f"{without:,} people are left out, without a length: {length.words}"] if without else []
+    who = many(without, "person is", "people are")
+    found = [f"{who} left out, without a length: {length.words}"] if without else []
     if zero := int(((length.px == 0) & points.labelled.any(1)).sum()):
         left_out = metric == "nme" or variant == "mmpose"
-        effect = "left out" if left_out else "their keypoints are misses, as in MPII's own code"
-        found.append(f"{zero:,} people have a length of 0 px ({length.words}): {effect}")
+        effect = "left out" if left_out else "all keypoints are misses, as in MPII's own code"
+        found.append(f"{many(zero, 'person has', 'people have')} a length of 0 px ({length.words}): {effect}")
     return found
 
 
@@ -106,19 +112,19 @@ def _about_still(points: Points) -> Iterator[str]:
     0, 0, or the corner of each crop."""
     given = arrays.finite(points.predicted)
     first = points.predicted[given.argmax(axis=0), np.arange(given.shape[1])]
-    many = given.sum(axis=0) >= _FEW
-    still = many & ((points.predicted == first).all(axis=2) | ~given).all(axis=0)
+    enough = given.sum(axis=0) >= _FEW
+    still = enough & ((points.predicted == first).all(axis=2) | ~given).all(axis=0)
     if still.any():
         yield f"all predictions of {_named(points, still)} lie at one place: {_UNKNOWN}"
     whole = np.flatnonzero(given.all(axis=1))[:_LOOKED_AT]
     if len(whole) < _FEW:
         return
-    few = points.predicted[whole][:, many & ~still]
+    few = points.predicted[whole][:, enough & ~still]
     equal = (few[:, :, None] == few[:, None]).all(axis=3).mean(axis=0) > _MOSTLY
     np.fill_diagonal(equal, False)
     if equal.any():
         together = np.zeros(len(still), bool)
-        together[np.flatnonzero(many & ~still)[equal.any(axis=1)]] = True
+        together[np.flatnonzero(enough & ~still)[equal.any(axis=1)]] = True
         yield f"{_named(points, together)} are predicted at one place, each time: {_UNKNOWN}"
 
 
@@ -143,7 +149,8 @@ def _about_comparing(points: Points, length: Length | None, metric: str) -> list
     if metric == "pckh" and name != "mpii_16":
         return [f"PCKh on {name}, not on MPII's 16 keypoints: not comparable with MPII's numbers"]
     if metric == "pckh" and people != MPII_PEOPLE:
-        return [f"{people:,} people: not comparable with published PCKh, of MPII's {MPII_PEOPLE:,} for validation"]
+        who = many(people, "person", "people")
+        return [f"{who}: not comparable with published PCKh, of MPII's {MPII_PEOPLE:,} for validation"]
     if metric in ("pck", "pcp", "auc") and name == "lsp_14":
         return _about_lsp(points, people)
     if length is not None and metric in ("pck", "nme"):
@@ -157,5 +164,6 @@ def _about_lsp(points: Points, people: int) -> list[str]:
     sided = " and ".join(sorted(centric)) or "person- or observer"
     found = [f"left and right are {sided}-centric, as in the ground truth: the two versions of LSP are not comparable"]
     if people != LSP_PEOPLE:
-        found.append(f"{people:,} people: not comparable with published numbers, of LSP's {LSP_PEOPLE:,} test people")
+        who = many(people, "person", "people")
+        found.append(f"{who}: not comparable with published numbers, of LSP's {LSP_PEOPLE:,} test people")
     return found

@@ -22,8 +22,9 @@ from kpdata.eval.average_precision import Curves
 from kpdata.eval.oks import Params
 from kpdata.eval.report import figures
 from kpdata.eval.report.cards import Card, cards
-from kpdata.eval.report.figures import Line
+from kpdata.eval.report.figures import Floats, Line
 from kpdata.eval.report.sections import KEYPOINT_KINDS, MANY, MEANINGS, PartReport, legend, section, text, text_of
+from kpdata.eval.wording import counted
 from kpdata.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def describe(facts: Mapping[str, Any]) -> dict[str, str]:
         if not name or value is None:
             continue
         if key == "counts":
-            about[name] = ", ".join(f"{number:,} {what}" for what, number in value.items())
+            about[name] = counted(value)
         elif key == "skeletons":
             about[name] = "; ".join(_skeleton_words(*item) for item in value.items())
         elif isinstance(value, str | bool | int | float):
@@ -157,14 +158,18 @@ def precision_recall(curves: Curves, params: Params) -> tuple[Line, ...]:
     known = whole[..., (whole > -1).all((0, 1))]
     if not known.size:
         return ()
-    mean = known.mean(2)
+    return curve_lines(params.iou_thresholds, params.recall_thresholds, known.mean(2))
+
+
+def curve_lines(thresholds: Floats, recalls: Floats, precision: Floats) -> tuple[Line, ...]:
+    """Precision (T, R) over recalls (R,) at the chosen ones of the OKS thresholds (T,), and the mean of all."""
     lines = [
-        Line(f"OKS {threshold:g}", params.recall_thresholds, mean[row])
+        Line(f"OKS {threshold:g}", recalls, precision[row])
         for threshold in _CURVES
-        for row in np.flatnonzero(np.isclose(params.iou_thresholds, threshold, rtol=0, atol=1e-9))
+        for row in np.flatnonzero(np.isclose(thresholds, threshold, rtol=0, atol=1e-9))
     ]
-    low, high = params.iou_thresholds.min(), params.iou_thresholds.max()
-    return (*lines, Line(f"mean of {low:g} to {high:g}", params.recall_thresholds, mean.mean(0)))
+    low, high = thresholds.min(), thresholds.max()
+    return (*lines, Line(f"mean of {low:g} to {high:g}", recalls, precision.mean(0)))
 
 
 # --------------------------------------------------------------------------------------------------------- the page

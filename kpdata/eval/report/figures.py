@@ -309,6 +309,18 @@ def plot_keypoints(table: pa.Table, target: Path, *, force: bool = False) -> Non
     `skeleton` names begin with it. Raises FormatError for an ending that matplotlib does not write, DestinationExists
     without `force`, WriteError where the disk refuses.
     """
+    figure = new_figure(target, 11, tall(keypoint_count(table)))
+    draw_keypoints(figure, table)
+    save(figure, target, force)
+
+
+def keypoint_count(table: pa.Table) -> int:
+    """Rows that `draw_keypoints` shows."""
+    return schema.texts(table["visibility"]).count("all")
+
+
+def draw_keypoints(figure: Any, table: pa.Table) -> None:
+    """The two panels of `plot_keypoints` in a figure, or a part of one."""
     columns = {name: schema.chunk(table[name]).to_pylist() for name in table.schema.names}
     names = list(zip(columns.get("skeleton", [""] * table.num_rows), columns["keypoint"], strict=True))
     by: dict[str, dict[tuple[str, str], int]] = {}
@@ -322,13 +334,13 @@ def plot_keypoints(table: pa.Table, target: Path, *, force: bool = False) -> Non
         rows = [by[visibility].get(key) for key in shown]
         return np.array([np.nan if row is None else columns[name][row] for row in rows], np.float64)
 
-    figure, (left, right) = _panels(target, len(shown), 2)
+    left, right = panels = _panels(figure, 2)
     for visibility in by:
         marks = _MARKS.get(visibility, _MARKS["unknown"])
         left.plot(of("oks", visibility), np.arange(len(shown)), label=visibility, **marks)
     _far(right, [of(name, "all") for name in _FAR], "sigma units")
     left.set(xlim=(0, 1.02), title="OKS of found keypoints")
-    _finish(figure, (left, right), [f"{bones} {name}".strip() for bones, name in shown], target, force)
+    finish(panels, [f"{bones} {name}".strip() for bones, name in shown])
 
 
 def plot_points(
@@ -342,7 +354,9 @@ def plot_points(
     rows = [row for row in table.to_pylist() if row[numbers[0]] is not None]
     errors, factor, unit = metric in ("EPE", "NME"), *((1, "px") if metric == "EPE" else (100, "%"))
     rows.sort(key=lambda row: float(row[numbers[0]]), reverse=not errors)
-    figure, panels = _panels(target, len(rows), len(numbers) + (far is not None))
+    count = len(numbers) + (far is not None)
+    figure = new_figure(target, 3 + 4 * count, tall(len(rows)))
+    panels = _panels(figure, count)
     for axes, number in zip(panels, numbers, strict=False):
         values = np.array([np.nan if row[number] is None else factor * row[number] for row in rows], np.float64)
         axes.barh(np.arange(len(rows)), values, color="#0072B2", height=0.7)
@@ -352,38 +366,76 @@ def plot_points(
         keys = ("error_px_median", "error_px_p90")
         pixels = [np.array([whole[row[what]][key] for row in rows], np.float64) for key in keys]
         _far(panels[-1], pixels, "px")
-    _finish(figure, panels, [str(row[what]) for row in rows], target, force)
+    finish(panels, [str(row[what]) for row in rows])
+    save(figure, target, force)
 
 
-def _panels(target: Path, rows: int, columns: int) -> tuple[Any, Sequence[Any]]:
-    """A figure with so many panels beside each other. FormatError for an ending that is no picture's."""
+def new_figure(target: Path, wide: float, high: float) -> Any:
+    """An empty figure of so many inches. FormatError where the target's ending is no picture's."""
+    from matplotlib.figure import Figure
+
+    expect_picture(target)
+    return Figure(figsize=(wide, high), layout="constrained")
+
+
+def expect_picture(target: Path) -> None:
+    """FormatError for an ending that matplotlib does not write."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    wide = 3 + 4 * columns
-    figure = Figure(figsize=(wide, min(max(3.5, 0.3 * rows + 1.5), 40)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    if target.suffix.lower().removeprefix(".") not in canvas.get_supported_filetypes():
+    if target.suffix.lower().removeprefix(".") not in FigureCanvasAgg(Figure()).get_supported_filetypes():
         raise FormatError(target, f"pictures are not written as {target.suffix!r}", hint="name it .png")
-    return figure, figure.subplots(1, columns, sharey=True, squeeze=False)[0]
 
 
-def _finish(figure: Any, panels: Sequence[Any], names: Sequence[str], target: Path, force: bool) -> None:
-    """Names, grid and legends, and the file."""
+def tall(rows: int) -> float:
+    """Inches for so many rows, closer together where they are many."""
+    return max(3.5, 1.5 + (0.3 if rows <= MANY_ROWS else 0.17) * rows)
+
+
+def _panels(figure: Any, columns: int) -> Sequence[Any]:
+    """So many panels beside each other."""
+    panels: Sequence[Any] = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+    return panels
+
+
+def finish(panels: Sequence[Any], names: Sequence[str]) -> None:
+    """Names of the rows from below, grid and legends of panels that share them."""
     panels[0].set_yticks(np.arange(len(names)))
-    panels[0].set_yticklabels([name.replace("_", " ").replace("$", r"\$") for name in names])
+    panels[0].set_yticklabels([short(name.replace("_", " ")) for name in names])
+    panels[0].tick_params(axis="y", labelsize=10 if len(names) <= MANY_ROWS else 8)
     panels[0].set_ylim(-0.6, len(names) - 0.4)
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", color="#EEEEEE")
-        axes.set_axisbelow(True)
+        calm(axes, "x")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=4)
+            axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.2, ncols=4)
+
+
+def calm(axes: Any, grid: str) -> None:
+    """Few lines: no frame above and at the right, a pale grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#EEEEEE")
+    axes.set_axisbelow(True)
+
+
+def short(name: str, most: int = 30) -> str:
+    """A text for a picture: beginning and end of one that is too long, and no formulas.
+
+    >>> short("left hand little finger first joint of the hand")
+    'left hand little…nt of the hand'
+    """
+    if len(name) > most:
+        name = f"{name[: most - most // 2 + 1]}…{name[-(most // 2 - 1) :]}"
+    return name.replace("$", r"\$")
+
+
+def save(figure: Any, target: Path, force: bool) -> None:
+    """Write the file. DestinationExists without `force`, WriteError where the disk refuses."""
     with files.replacing(target, force=force) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks is a box in the picture, and no news
         figure.savefig(temporary, format=target.suffix.lower().removeprefix("."), dpi=150)
 
 
+MANY_ROWS = 40
 _MARKS: dict[str, dict[str, Any]] = {
     "all": {"color": "#333333", "marker": "o", "linestyle": "none", "markersize": 7},
     "visible": {"color": "#0072B2", "marker": "|", "linestyle": "none", "markersize": 11, "markeredgewidth": 2.5},

@@ -13,6 +13,7 @@ from kpdata.eval.points.resampling import LESS
 from kpdata.eval.report import ReportData, figures
 from kpdata.eval.report.figures import Line
 from kpdata.eval.report.sections import PartReport, as_lists, errors, figure, plain, text, text_of, times
+from kpdata.eval.wording import counted
 
 if TYPE_CHECKING:
     from kpdata.eval.bootstrap import Intervals
@@ -66,7 +67,7 @@ def _about(result: PointsEvaluation) -> dict[str, str]:
         "in no mean": ", ".join(plain(name) for name in facts["left_out"]) or None,
         "predictions found by": facts["pairing"],
         "kinds of error": f"good within {result.why.reach}",
-        "counts": ", ".join(f"{number:,} {what}" for what, number in counts.items()),
+        "counts": counted(counts),
     }
     return {name: words for name, words in told.items() if words}
 

@@ -46,8 +46,8 @@ MEANINGS = {
     "swap": "at another person's",
     "miss": "near none of these",
 }
-_SLICES = ("AP50", "AR", "mean_oks")
-WORDS: Mapping[str, Any] = {  # what the page says of the sections of metrics by OKS
+_SLICES = {"AP": ("AP50", "AR", "mean_oks"), "mAP": ("mAP50", "mAP75", "mean_oks")}  # by the number of a slice
+WORDS: dict[str, Any] = {  # what the page says of the sections of metrics by OKS
     "keypoints": "OKS that a keypoint loses on average, where its person was found.",
     "errors": "What the keypoints of found people are, after Ronchi and Perona (2017).",
     "opportunity": "Points of AP and AR (of 100) if every error of one kind were corrected and nothing else.",
@@ -78,7 +78,7 @@ def section(part: PartReport, several: bool) -> dict[str, Any]:
     return {
         "heading": f" of {part.skeleton.name}" if several else "",
         "id": f"-{re.sub(r'[^A-Za-z0-9.-]+', '-', part.skeleton.name)}" if several else "",
-        "words": WORDS,
+        "words": WORDS if part.slices is None else WORDS | _slices_words(slices_value(part.slices)),
         "keypoints": _keypoints(part),
         "people": _people(part.people),
         "errors": errors(part.errors),
@@ -239,21 +239,33 @@ def _of_sizes(columns: Mapping[str, list[Any]], sizes: Sequence[str], error: str
     return f"; {', '.join(told)}" if told else ""
 
 
+def slices_value(table: pa.Table) -> str:
+    """The number that a table of slices is sorted by: AP, or AI Challenger's mAP."""
+    return "mAP" if "mAP" in table.schema.names else "AP"
+
+
+def _slices_words(name: str) -> dict[str, Any]:
+    if name == "AP":
+        return {}
+    told = "AI Challenger's shares of people found, of some of the people. The lowest mAP comes first."
+    return {"slices": told, "slices_value": name, "slices_head": (*_SLICES[name][:2], "mean OKS", "missed %")}
+
+
 def _slices(table: pa.Table | None) -> list[dict[str, Any]]:
     """One row a slice, in the order of the table (the worst first)."""
     if table is None:
         return []
-    columns = as_lists(table)
+    columns, name = as_lists(table), slices_value(table)
     rows = []
     for i in range(table.num_rows):
-        low, high = (np.nan if (v := columns[key][i]) is None else v for key in ("AP_low", "AP_high"))
-        value = np.nan if columns["AP"][i] is None else columns["AP"][i]
+        low, high = (np.nan if (v := columns[key][i]) is None else v for key in (f"{name}_low", f"{name}_high"))
+        value = np.nan if columns[name][i] is None else columns[name][i]
         interval = f" ({text(low)} – {text(high)})" if np.isfinite(low) and np.isfinite(high) else ""
         rows.append({
             "by": columns["by"][i], "slice": columns["slice"][i], "people": f"{columns['people'][i]:,}",
-            "bar": figures.bar(value, f"AP {text(value)}{interval}", low=low, high=high), "interval": interval.strip(),
-            "value": text(value),
-            "numbers": [*(text(columns[key][i]) for key in _SLICES), text(times(columns["missed"][i], 100), 1)],
+            "bar": figures.bar(value, f"{name} {text(value)}{interval}", low=low, high=high),
+            "interval": interval.strip(), "value": text(value),
+            "numbers": [*(text(columns[key][i]) for key in _SLICES[name]), text(times(columns["missed"][i], 100), 1)],
         })  # fmt: skip
     return rows
 
@@ -285,9 +297,8 @@ def _calibration(found: Calibration | None) -> list[dict[str, Any]]:
 def _reliability(title: str, y_label: str, found: Reliability, what: str) -> dict[str, Any] | None:
     if not found.table.num_rows:
         return None
-    x = schema.values(found.table["mean_score"])
     low, high = schema.values(found.table["low"]).min(), schema.values(found.table["high"]).max()
-    lines = [Line(f"{what} ≥ {at / 100:g}", x, schema.values(found.table[f"share_{at}"])) for at in (50, 75)]
+    lines = reliability_lines(found, what)
     known = found.ece_50 is not None
     x_range = (0.0, 1.0) if known else (float(low), float(high))
     if not np.isfinite(x_range).all():
@@ -300,15 +311,28 @@ def _reliability(title: str, y_label: str, found: Reliability, what: str) -> dic
     return {"title": title, "svg": svg, "legend": legend(lines), "words": words}
 
 
-def _thresholds(found: Calibration) -> dict[str, Any] | None:
-    if not found.thresholds.num_rows:
-        return None
+def reliability_lines(found: Reliability, what: str) -> list[Line]:
+    """Shares at OKS (or a term) of 0.5 and 0.75 over the mean score of each bin; none where nothing was binned."""
+    if not found.table.num_rows:
+        return []
+    x = schema.values(found.table["mean_score"])
+    return [Line(f"{what} ≥ {at / 100:g}", x, schema.values(found.table[f"share_{at}"])) for at in (50, 75)]
+
+
+def threshold_lines(found: Calibration) -> list[Line]:
+    """The numbers over the lowest score that is kept; none without people, predictions or finite scores."""
     x = schema.values(found.thresholds["threshold"])
-    if not np.isfinite(x).all():
+    if not len(x) or not np.isfinite(x).all():
+        return []
+    return [Line(name.upper() if name == "f1" else name, x, schema.values(found.thresholds[name]))
+            for name in ("precision", "recall", "f1", "AP")]  # fmt: skip
+
+
+def _thresholds(found: Calibration) -> dict[str, Any] | None:
+    lines = threshold_lines(found)
+    if not lines:
         return None
-    lines = [Line(name.upper() if name == "f1" else name, x, schema.values(found.thresholds[name]))
-             for name in ("precision", "recall", "f1", "AP")]  # fmt: skip
-    words = []
+    x, words = lines[0].x, []
     if found.best is not None:
         f1, precision, recall = (text(found.best[name]) for name in ("f1", "precision", "recall"))
         start = f"F1 is greatest, {f1}, for scores from {found.best['threshold']:.3g} on"

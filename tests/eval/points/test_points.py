@@ -140,7 +140,7 @@ def test_people_without_a_length_are_left_out_and_those_of_none_are_misses() -> 
     predictions = people(truth, provenance={"join": "order"})
     result = evaluate_points(gt, predictions)
     assert result.stats["PCKh@0.5"] == 0.5 and result.facts["counts"]["people without a length"] == 1
-    assert any("1 people are left out, without a length" in note for note in result.notes)
+    assert any("1 person is left out, without a length" in note for note in result.notes)
     assert any("length of 0 px" in note and "misses" in note for note in result.notes)
     assert evaluate_points(gt, predictions, variant="mmpose").stats["PCKh@0.5"] == 1.0
     nme = evaluate_points(gt, predictions, metric="nme")
