@@ -40,15 +40,27 @@ def in_threads(tasks: Sequence[Callable[[], T]], *, size: int) -> list[T]:
                 failed.append(error)
 
     helpers = min(workers(), len(tasks)) - 1 if size >= WORTH_IT else 0
-    others = [threading.Thread(target=work) for _ in range(helpers)]
-    for thread in others:
-        thread.start()
-    work()
-    for thread in others:
-        thread.join()
+    others = [thread for _ in range(helpers) if (thread := started(work))]
+    try:
+        work()
+        for thread in others:
+            thread.join()
+    except BaseException as error:  # Ctrl-C between two tasks, or while waiting: the others end with what they do
+        failed.append(error)
+        raise
     if failed:
         raise failed[0]
     return [results[i] for i in range(len(tasks))]
+
+
+def started(work: Callable[[], object], *, daemon: bool = False) -> threading.Thread | None:
+    """A thread that does this; None where the system gives no more threads, and nothing is done."""
+    thread = threading.Thread(target=work, daemon=daemon)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def both(one: Callable[[], T], other: Callable[[], U], *, size: int) -> tuple[T, U]:

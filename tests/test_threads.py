@@ -39,3 +39,39 @@ def test_both_are_done():
     """Two tasks of different kinds give both their results, in one thread or two."""
     for size in (1, threads.WORTH_IT):
         assert threads.both(lambda: 1, lambda: "a", size=size) == (1, "a")
+
+
+def test_a_system_without_threads(monkeypatch):
+    """Where no thread can be started the caller's does everything."""
+
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "workers", lambda: 3)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert in_threads([lambda i=i: i for i in range(5)], size=WORTH_IT) == list(range(5))
+
+
+def test_an_interruption_while_waiting(monkeypatch):
+    """Ctrl-C ends the others with what they do: tasks that nobody began stay undone."""
+    monkeypatch.setattr(threads, "workers", lambda: 2)
+    done, held, main = [], threading.Event(), threading.current_thread()
+    joined = threading.Thread.join
+
+    def task():
+        if threading.current_thread() is main:
+            return
+        done.append(held.wait(20))
+
+    def interrupted(self, timeout=None):
+        monkeypatch.setattr(threading.Thread, "join", joined)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_threads([task] * 50, size=WORTH_IT)
+    held.set()
+    for thread in threading.enumerate():
+        if thread is not main and not thread.daemon:
+            thread.join(20)
+    assert len(done) <= 1

@@ -15,12 +15,14 @@ _OUTPUTS = ("--report", "--plot", "--matches", "--failures", "--suspects", "--ar
 def main() -> None:
     """Entry point of the console script."""
     quick = sys.argv[1:2] == ["eval"]
-    if quick:
-        _look_ahead(sys.argv[2:])
-    from kpdata.cli import main as commands
-
     try:
+        if quick:
+            _look_ahead(sys.argv[2:])
+        from kpdata.cli import main as commands
+
         commands.main()
+    except KeyboardInterrupt:  # before a command began, which says it better
+        raise SystemExit(130) from None
     except SystemExit as done:
         if quick and isinstance(done.code, int | None):
             _leave(done.code or 0)
@@ -41,9 +43,9 @@ def _look_ahead(words: list[str]) -> None:
     gc.set_threshold(100_000)  # hardly anything that imports and readers allocate is garbage
     from kpdata.converters import _ahead, _scanner
 
-    if _scanner.usable():
+    if hasattr(_scanner.compiled, "keep_memory") and not _scanner.pure():  # built when kpdata was installed, and lately
         _scanner.compiled.keep_memory()
-    named = [(before, word) for before, word in pairwise(["", *words]) if before not in _OUTPUTS]
+    named = [(before, word) for before, word in pairwise(["", *_apart(words)]) if before not in _OUTPUTS]
     # The ground truth is asked for first: predictions, which are much more, are scanned while it becomes columns.
     named.sort(key=lambda pair: pair[0] != "--gt")
     _ahead.begin(Path(word) for _, word in named if _is_file(Path(word)))
@@ -52,6 +54,11 @@ def _look_ahead(words: list[str]) -> None:
 
         for folder in folders:
             dataset.begin(folder)
+
+
+def _apart(words: list[str]) -> list[str]:
+    """`--gt=FILE` as two words, as `--gt FILE`."""
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
 
 
 def _is_file(path: Path) -> bool:

@@ -90,10 +90,17 @@ def begin(paths: Iterable[Path]) -> None:
                 file.ready.set()  # whatever happened, nobody waits for good
             sys.setswitchinterval(usual)
 
+    thread = threading.Thread(target=work, daemon=True)
     _begun.update((file.path, file) for file in files)
+    _threads.append(thread)  # before it starts: `known` asks who is one
     sys.setswitchinterval(_SWITCH)
-    _threads.append(threading.Thread(target=work, daemon=True))
-    _threads[-1].start()
+    try:
+        thread.start()
+    except RuntimeError:  # the system gives no more threads: the files are read when they are asked for
+        sys.setswitchinterval(usual)
+        _threads.remove(thread)
+        for file in files:
+            del _begun[file.path]
 
 
 def known(path: Path) -> dict[str, Any]:

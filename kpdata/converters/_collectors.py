@@ -16,84 +16,14 @@ import simdjson
 from numpy.typing import NDArray
 
 from kpdata import schema
-from kpdata.arrays import pairs
 from kpdata.converters import _scanner, _scanning
 from kpdata.converters._extras import Extras as Extras
 from kpdata.converters._json import OBJECTS, chunks, plain, text
+from kpdata.converters._stores import Integers, Ints, Numbers, Triples, any_integral
 from kpdata.errors import FormatError
 
 STYLE_ROWS = 100  # rows looked at to tell whether a field writes 1 or 1.0
 Where = Callable[[int], str]  # names a row in a message: "annotation 17"
-Ints = NDArray[np.int64]
-
-
-class _Integers:
-    """Integers that come in lists and arrays and leave as one array."""
-
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-
-    def add(self, more: Any) -> None:
-        self.parts.append(more)
-
-    def array(self) -> Ints:
-        if len(self.parts) != 1 or not isinstance(self.parts[0], np.ndarray):
-            self.parts = [np.concatenate([np.empty(0, np.int64), *(np.asarray(p, np.int64) for p in self.parts)])]
-        whole: Ints = self.parts[0]
-        return whole
-
-
-class _Numbers:
-    """float64 values that come in pieces."""
-
-    def __init__(self, *parts: NDArray[np.float64]) -> None:
-        self.parts = list(parts)
-
-    def add(self, more: NDArray[np.float64]) -> None:
-        self.parts.append(more)
-
-    def whole(self) -> NDArray[np.float64]:
-        if len(self.parts) != 1:
-            self.parts = [np.concatenate([np.empty(0), *self.parts])]
-        return self.parts[0]
-
-    def any_integral(self) -> bool:
-        return any(map(_any_integral, self.parts))
-
-
-class _Triples:
-    """As `_Numbers`, x, y and a third number of keypoint after keypoint, put where they are going to stay.
-
-    What a piece was in is free for the next one, which is scanned while this one is taken apart: on some machines new
-    memory costs more than what is done with it.
-    """
-
-    def __init__(self) -> None:
-        self._xy, self._third, self._count = np.empty((0, 2)), np.empty(0), 0
-
-    def add(self, more: NDArray[np.float64], expected: int) -> None:
-        """Take a piece of whole triples. expected: numbers in all pieces; memory that is not used is not there."""
-        start, stop = self._count, self._count + len(more) // 3
-        if stop > len(self._third):
-            room = max(stop, int(1.02 * expected / 3), 3 * start // 2)
-            xy, third = np.empty((room, 2)), np.empty(room)
-            xy[:start], third[:start] = self._xy[:start], self._third[:start]
-            self._xy, self._third = xy, third
-        block = more.reshape(-1, 3)
-        pairs(self._xy)[start:stop], self._third[start:stop] = pairs(block[:, :2]), block[:, 2]
-        self._count = stop
-
-    def apart(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """x, y (N, 2), and the third numbers (N,)."""
-        return self._xy[: self._count], self._third[: self._count]
-
-    def whole(self) -> NDArray[np.float64]:
-        xy, third = self.apart()
-        return np.concatenate([xy, third[:, None]], axis=1).reshape(-1)
-
-    def any_integral(self) -> bool:
-        xy, third = self.apart()
-        return _any_integral(xy.reshape(-1)) or _any_integral(third)
 
 
 def _exact(item: Any) -> bool:
@@ -116,7 +46,7 @@ class Scalars:
 
     def __init__(self, key: str, extras: Extras) -> None:
         self.key, self.extras = key, extras
-        self._rows = _Integers()
+        self._rows = Integers()
         self._items: list[Any] | None = []
         self._arrays: list[NDArray[Any]] = []  # the values where all are integers, or all reals, of the scanner
 
@@ -167,8 +97,7 @@ class Scalars:
             self._items = None
             self._rows.add(found.rows)
         else:
-            assert self.items is not None  # made of the arrays so far
-            self._arrays = []
+            self._items, self._arrays = self.items, []  # made of the arrays so far
             self.extend(found.rows.tolist(), found.items())
 
     def types(self) -> set[type]:
@@ -254,8 +183,8 @@ class Scalars:
         if types == {bool}:
             return "bool"
         if self.array is not None:
-            return "float" if types == {float} and _any_integral(self.array) else None
-        return "float" if types == {float} and any(item == item // 1 for item in self.items) else None
+            return "float" if types == {float} and any_integral(self.array) else None
+        return "float" if types == {float} and any_integral(np.array(self.items)) else None
 
 
 class NumberLists:
@@ -279,8 +208,8 @@ class NumberLists:
     ) -> None:
         self.key, self.extras, self.source, self.strict = key, extras, source, strict
         self.where = where or (lambda row: f"row {row + 1}")
-        self._rows, self._lengths = _Integers(), _Integers()
-        self.data: _Numbers | _Triples = _Triples() if triples else _Numbers()
+        self._rows, self._lengths = Integers(), Integers()
+        self.data: Numbers | Triples = Triples() if triples else Numbers()
         self.saw_integer = self.exact = False  # exact: an integer cannot have been overlooked
         self._integral: bool | None = None
 
@@ -326,16 +255,16 @@ class NumberLists:
             self._add(np.frombuffer(body))
 
     def _add(self, numbers: NDArray[np.float64], expected: int = 0) -> None:
-        if isinstance(self.data, _Triples):
+        if isinstance(self.data, Triples):
             if len(numbers) % 3 == 0:
                 self.data.add(numbers, expected)
                 return
-            self.data = _Numbers(self.flat())
+            self.data = Numbers(self.flat())
         self.data.add(numbers)
 
     def apart(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """x, y (N, 2) and the third numbers (N,) of all lists, where they are kept so."""
-        return self.data.apart() if isinstance(self.data, _Triples) else None
+        return self.data.apart() if isinstance(self.data, Triples) else None
 
     def flat(self) -> NDArray[np.float64]:
         """All values, one row after the other."""
@@ -361,7 +290,7 @@ class NumberLists:
             return
         moved = self.rows[odd].tolist()
         self.extras.extend(moved, self.key, reread(source, self.key, moved))
-        self.data = _Numbers(self.flat()[np.repeat(~odd, self.lengths)])
+        self.data = Numbers(self.flat()[np.repeat(~odd, self.lengths)])
         self._rows.parts, self._lengths.parts = [self.rows[~odd]], [self.lengths[~odd]]
 
     def holds_integral(self) -> bool:
@@ -375,7 +304,7 @@ class NumberLists:
 
         A piece is let go when the next is due: of the scanner's lists nothing but their style can be asked afterwards.
         """
-        if not self.exact or isinstance(self.data, _Triples):
+        if not self.exact or isinstance(self.data, Triples):
             yield self.flat().reshape(-1, width)
             return
         self.holds_integral()
@@ -396,8 +325,8 @@ class Polygons:
     def __init__(self, extras: Extras) -> None:
         self.key, self.extras = "segmentation", extras
         # Rows, how many polygons each has, and how many numbers each polygon.
-        self._rows, self._polygons_of, self._lengths = _Integers(), _Integers(), _Integers()
-        self.data = _Numbers()
+        self._rows, self._polygons_of, self._lengths = Integers(), Integers(), Integers()
+        self.data = Numbers()
         self.saw_integer = self.exact = False
         self.masks: dict[int, str] = {}
 
@@ -486,13 +415,6 @@ def _integral_rows(column: NumberLists | Polygons, lengths: Ints) -> Ints:
     ends = np.cumsum(lengths)
     rows: Ints = column.rows[total[ends] > total[ends - lengths]]
     return rows
-
-
-def _any_integral(numbers: NDArray[np.float64]) -> bool:
-    """Whether one of them is a whole number; looks at the first ones first."""
-    step = 1 << 16
-    parts = (numbers[start : start + step] for start in range(0, len(numbers), step))
-    return any(bool((part == np.floor(part)).any()) for part in parts)
 
 
 def joined_numbers(values: Sequence[Any], saw_integer: bool) -> tuple[list[int] | None, bytes, bool]:

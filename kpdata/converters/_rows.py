@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,21 @@ def scan(rows: Rows, handlers: Mapping[str, Any], extras: Extras) -> int | None:
     NotScannable where it takes some of them only: the collectors are of no use then.
     """
     if not all(hasattr(handler, "take") for handler in handlers.values()):
+        if rows.begun:
+            rows.begun.stop()
         return None
     scanned = _scanning.scan(rows, list(handlers), [handler.kind for handler in handlers.values()])
     if scanned is None:
         return None
     total = 0
     try:
-        for count, found, members in scanned:
-            for handler, values in zip(handlers.values(), found, strict=True):
-                if len(values.rows):
-                    handler.take(values)
-            extras.members(members)
-            total += count
+        with closing(scanned):  # or a traceback that is kept would keep the scanning threads at work
+            for count, found, members in scanned:
+                for handler, values in zip(handlers.values(), found, strict=True):
+                    if len(values.rows):
+                        handler.take(values)
+                extras.members(members)
+                total += count
     except NotScannable:
         rows.scannable = False
         if total:

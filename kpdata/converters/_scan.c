@@ -253,7 +253,7 @@ static ALWAYS_INLINE const char *number_at(const char *p, const char *end, const
         p = digits(p, end, &e);
         if (p == power) return NULL;
         if (p - power > 6) n->slow = 1; /* 1e1000000: float() says what it is */
-        q += below ? -(int64_t)e : (int64_t)e;
+        else q += below ? -(int64_t)e : (int64_t)e;
     }
     if (count > 19 && *first == '0') /* 0.000123: the zeros are no digits that count */
         for (const char *z = first; count > 19 && z < p && (*z == '0' || *z == '.'); z++) count -= *z == '0';
@@ -701,7 +701,7 @@ static PyObject *keep_memory(PyObject *module, PyObject *args) {
     (void)module, (void)args;
 #ifdef __GLIBC__
     mallopt(M_ARENA_MAX, 1);
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    if (!mallopt(M_MMAP_THRESHOLD, 1 << 30)) mallopt(M_MMAP_THRESHOLD, 1 << 25); /* the most that older glibc takes */
     mallopt(M_TRIM_THRESHOLD, INT32_MAX);
 #endif
     return Py_NewRef(Py_None);

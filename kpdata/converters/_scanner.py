@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
 from kpdata.converters._json import NotScannable, Rows
+from kpdata.threads import started, workers
 
 try:
     from kpdata.converters import _scan as _compiled
@@ -58,6 +59,13 @@ class Scanning:
                 self._working -= 1
                 self._changed.notify_all()
 
+    def stop(self) -> None:
+        """Nobody wants the parts any more: whoever scans one ends with it."""
+        with self._changed:
+            self._failed = True
+            self._parts.clear()
+            self._changed.notify_all()
+
     def _scan_next(self, buffer: bytearray) -> bool:
         """Scan the next part; False where none is left, or where it is not taken."""
         part: Raw | None = None
@@ -74,7 +82,7 @@ class Scanning:
         with self._changed:
             if part is None:
                 self._failed = True
-            else:
+            elif not self._failed:
                 self._parts[number] = part
             self._changed.notify_all()
         return part is not None
@@ -93,14 +101,14 @@ class Scanning:
         whole = (self._rows.stop - self._rows.start) / max(1, stop - start)
         return (bytes(data) if any(map(_points_into_text, columns)) else b""), whole, found
 
-    def parts(self) -> Iterator[Raw]:
+    def parts(self) -> Generator[Raw, None, None]:
         """The parts in their order, each as soon as it is there; scans along. NotScannable where one is not taken.
 
         Whoever takes no more of them ends the scanning.
         """
-        many = self._rows.stop - self._rows.start > _CHUNK and (os.cpu_count() or 1) > 1
+        many = self._rows.stop - self._rows.start > _CHUNK and workers() > 1
         if many and not self._working:
-            threading.Thread(target=self.work, daemon=True).start()
+            started(self.work, daemon=True)
         buffer, number = bytearray(), 0
         try:
             while True:
@@ -114,12 +122,16 @@ class Scanning:
                 elif not self._scan_next(buffer := buffer or self._rows.buffer(_CHUNK)) and not self._awaited(number):
                     return
         finally:
-            self._failed = True
+            self.stop()
 
     def _awaited(self, number: int) -> bool:
         """Wait for a part that another thread scans; False where there is none."""
         with self._changed:
-            self._changed.wait_for(lambda: self._failed or number in self._parts or number >= self._taken)
+            self._changed.wait_for(
+                lambda: self._failed or number in self._parts or number >= self._taken or not self._working
+            )
+            if number < self._taken and number not in self._parts:
+                self._failed = True  # whoever took it has died of it
             return self._failed or number in self._parts
 
 

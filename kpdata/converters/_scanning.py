@@ -7,7 +7,8 @@ no compiler and comes to the same columns. KPDATA_PURE_PYTHON=1 in the environme
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -73,7 +74,7 @@ class Found:
         return [makers[kind](a, b) for kind, a, b in values]
 
 
-def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> Iterator[_Part] | None:
+def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> Generator[_Part, None, None] | None:
     """What the keys hold, in parts of consecutive rows; None: read it the long way.
 
     NotScannable, perhaps after some parts, where that turns out later.
@@ -81,21 +82,24 @@ def scan(rows: Rows, keys: Sequence[str], kinds: Sequence[int]) -> Iterator[_Par
     if not usable() or not keys or not rows.scannable:
         return None
     wanted = asked(keys, kinds)
-    begun = rows.begun if rows.begun and rows.begun.asked == wanted else Scanning(rows, wanted)
-    rows.begun = None
-    return _parts(begun)
+    begun, rows.begun = rows.begun, None
+    if begun and begun.asked != wanted:
+        begun.stop()
+        begun = None
+    return _parts(begun or Scanning(rows, wanted))
 
 
-def _parts(begun: Scanning) -> Iterator[_Part]:
+def _parts(begun: Scanning) -> Generator[_Part, None, None]:
     start = 0
-    for data, whole, (count, columns, *extras, _) in begun.parts():
-        every = np.arange(start, start + count)
-        try:
-            members = _extras(start, *extras)
-        except ValueError as error:  # a lone surrogate among the extras, which orjson refuses
-            raise NotScannable from error
-        yield count, [_found(data, whole, column, every) for column in columns], members
-        start += count
+    with closing(begun.parts()) as parts:
+        for data, whole, (count, columns, *extras, _) in parts:
+            every = np.arange(start, start + count)
+            try:
+                members = _extras(start, *extras)
+            except ValueError as error:  # a lone surrogate among the extras, which orjson refuses
+                raise NotScannable from error
+            yield count, [_found(data, whole, column, every) for column in columns], members
+            start += count
 
 
 def _extras(start: int, rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple[int, str]]:

@@ -12,7 +12,7 @@ import typer.main
 
 from kpdata.cli import start
 from kpdata.cli.main import app
-from kpdata.converters import _ahead
+from kpdata.converters import _ahead, _scanner
 
 
 def spoken(module, *words):
@@ -62,10 +62,11 @@ def test_what_is_begun(made, tmp_path, monkeypatch):
     monkeypatch.setattr(_ahead, "begin", lambda paths: begun.extend(paths))
     monkeypatch.setattr(start.os, "environ", dict(start.os.environ))
     monkeypatch.setattr(start.gc, "set_threshold", lambda _: None)
+    monkeypatch.setattr(_scanner, "compiled", None)  # this process is not soon done: its memory is given back
     old = tmp_path / "old.html"
     old.write_text("<html>")
     gt, found = made / "coco.json", made / "predictions.json"
-    words = ["--gt", gt, "--report", old, "--force", found, "--mode", "strict", "--images", made, ""]
+    words = [f"--gt={gt}", "--report", old, "--force", found, "--mode", "strict", "--images", made, ""]
     start._look_ahead([str(word) for word in words])
     assert begun == [gt, found]
 

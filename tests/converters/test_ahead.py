@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -132,3 +133,17 @@ def test_nothing_begins_without_the_scanner(made, monkeypatch):
     monkeypatch.setenv("KPDATA_PURE_PYTHON", "1")
     _ahead.begin(made)
     assert not _ahead._threads
+
+
+def test_a_system_without_threads(made, monkeypatch):
+    """Where no thread can be started files are read when they are asked for."""
+    plain = [read(path) for path in made]
+
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_scanner, "_CHUNK", 300)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    _ahead.begin(made)
+    assert not _ahead._begun and not _ahead._threads
+    assert [read(path) for path in made] == plain

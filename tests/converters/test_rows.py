@@ -11,7 +11,7 @@ import simdjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpdata.converters import _columns, _rows
+from kpdata.converters import _columns, _rows, _stores
 from kpdata.converters._json import NotStreamable, Rows
 from kpdata.errors import FormatError
 from tests.strategies import FINITE, MIXED, json_values
@@ -188,3 +188,20 @@ def test_spread(rows):
     assert flat.tolist() == [n for row in range(10) for n in wanted.get(row, [])]
     assert lengths.tolist() == [len(wanted.get(row, [])) for row in range(10)]
     assert present.tolist() == [row in wanted for row in range(10)]
+
+
+def test_more_expected_than_there_is_memory():
+    """A first piece that is denser than all others asks for too much: lists grow as they come then."""
+    column = _stores.Triples()
+    for start in range(0, 60, 6):
+        column.add(np.arange(start, start + 6.0), expected=10**18)
+    assert column.whole().tolist() == list(range(60))
+
+
+def test_no_triples_at_all():
+    """Pieces without numbers, first or between others, change nothing."""
+    column = _stores.Triples()
+    assert [part.shape for part in column.apart()] == [(0, 2), (0,)]
+    for piece in ([], [1.0, 2.0, 0.5], []):
+        column.add(np.array(piece), expected=len(piece))
+    assert column.whole().tolist() == [1.0, 2.0, 0.5]

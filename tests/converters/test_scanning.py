@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import struct
+import subprocess
+import sys
+import threading
 from decimal import Decimal
 from fractions import Fraction
 
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpdata import converters, files
-from kpdata.converters import _json, _scanner, _scanning, coco, coco_results
+from kpdata.converters import _json, _rows, _scanner, _scanning, coco, coco_results
 from kpdata.converters._source import Source
 from kpdata.errors import KpdataError
 from tests.strategies import json_values
@@ -207,6 +210,7 @@ ODD = {
     "no list": {"keypoints": None},
     "a lone surrogate": {"note": "\ud800"},
     "a NaN": {"keypoints": [float("nan"), 1.0, 1.0] * 17},
+    "a number beyond all doubles": {"score": "1e400"},
 }
 
 
@@ -222,16 +226,81 @@ def test_what_the_scanner_meets_late(fault, row, monkeypatch, tmp_path):
     ]
     rows[row] = rows[row] | ODD[fault]
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(rows).replace("\\\\u006f", "\\u006f"), encoding="utf-8")
+    path.write_text(json.dumps(rows).replace("\\\\u006f", "\\u006f").replace('"1e400"', "1e400"), encoding="utf-8")
     short, long = both(monkeypatch, lambda: converters.read(path, hashed=False))
     assert short == long
     assert isinstance(short, str) or len(short) == 300
 
 
+def scanning_of(count):
+    data = json.dumps([{"x": [float(i)] * 50} for i in range(count)]).encode()
+    return _scanner.Scanning(_json.Rows(data, 1, len(data) - 1), _scanner.asked(["x"], [_scanning.NUMBERS]))
+
+
+def test_nobody_waits_for_a_thread_that_died(monkeypatch):
+    """A part whose thread ended in the middle of it is given up."""
+    monkeypatch.setattr(_scanner, "_CHUNK", 1000)
+    monkeypatch.setattr(_scanner, "workers", lambda: 1)
+    scanning, scanned = scanning_of(50), _scanner.Scanning._scanned
+
+    def deadly(self, *of):
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit
+        return scanned(self, *of)
+
+    monkeypatch.setattr(_scanner.Scanning, "_scanned", deadly)
+
+    def die():
+        with pytest.raises(SystemExit):
+            scanning.work()
+
+    dying = threading.Thread(target=die)
+    dying.start()
+    dying.join()
+    with pytest.raises(_json.NotScannable):
+        list(scanning.parts())
+
+
+def test_an_error_ends_the_scanning(monkeypatch):
+    """Whoever feeds columns and fails leaves no thread at work, though the traceback is kept."""
+    monkeypatch.setattr(_scanner, "_CHUNK", 1000)
+    made = []
+    stop = _scanner.Scanning.stop
+    monkeypatch.setattr(_scanner.Scanning, "stop", lambda self: made.append(self) or stop(self))
+
+    class Full:
+        kind = _scanning.NUMBERS
+
+        def take(self, found):
+            raise KeyboardInterrupt
+
+    data = json.dumps([{"x": [0.5] * 50}] * 500).encode()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        _rows.scan(_json.Rows(data, 1, len(data) - 1), {"x": Full()}, _rows.Extras())
+    assert kept.tb and len(made) == 1 and not made[0]._parts
+
+
+def test_numbers_of_another_kind_later(tmp_path):
+    """Integers first and reals later are one column, where assertions are compiled away too."""
+    code = """
+import json, sys
+from kpdata import converters
+from kpdata.converters import _scanner
+_scanner._CHUNK = 2000
+pose = {"image_id": 1, "category_id": 1, "keypoints": [1.5] * 15}
+rows = [pose | {"score": i % 2 if i < 50 else 0.25 * i} for i in range(100)]
+open(sys.argv[1], "w").write(json.dumps(rows))
+print(converters.read(sys.argv[1]).persons["score"].to_pylist()[48:52])
+"""
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", code, str(tmp_path / "a.json")], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "[0.0, 1.0, 12.5, 12.75]", done.stderr
+
+
 def test_scanning_ends_with_whoever_reads():
     """Other threads stop when nobody takes their parts any more."""
-    data = json.dumps([{"x": [float(i)] * 50} for i in range(60_000)]).encode()
-    scanning = _scanner.Scanning(_json.Rows(data, 1, len(data) - 1), _scanner.asked(["x"], [_scanning.NUMBERS]))
+    scanning = scanning_of(60_000)
     parts = scanning.parts()
     next(parts)
     parts.close()
