@@ -7,7 +7,7 @@ Each run is a process of its own. Both executions start from the same weights an
 in the first two steps (`LIMIT`), else the benchmark fails. On a CPU there is one thread, networks and batches are small
 and times are CPU time: enough to see that nothing is slower, and no word about GPUs. With CUDA: HRNet-W32 at 192 x 256
 with batches of 64 to 256, eager, bf16, NHWC, graph and compile, from disk to weights, and the share of the memory
-floor; in one round, since a GPU has nobody else to serve, and in 8 minutes: what is not begun by then is left out, the
+floor; in one round, since a GPU has nobody else to serve, and in 8 minutes: what is not done by then is left out, the
 most telling rows come first. A run of everything (on a CPU in two rounds or more) stores its figures, of a CPU in
 results/train.jsonl and of a GPU in results/train_gpu.jsonl, and puts their table into README.md; --table does that
 alone, with the figures that are stored.
@@ -45,7 +45,7 @@ ON_GPU = {  # of the step at each batch; compiling takes a minute or two a batch
 }
 FULL = (BOTH, GRAPH)  # from disk to weights, at the largest batch
 MARKS = {"cpu": "train", "cuda": "train_gpu"}
-LATE = "not begun: the time was over"
+LATE = "not done: the time was over"
 LEAST = 20.0  # seconds that a run needs at least
 VARIABLES = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -92,7 +92,7 @@ def _step(
 
 
 def run(tool: str, subject: Subject, device: str, ends: float) -> Row:
-    """One run in a process of its own; an error where `ends`, of the monotonic clock, is too near."""
+    """One run in a process of its own; `LATE` where it is not done by `ends`, of the monotonic clock."""
     left = ends - time.monotonic()
     if left < LEAST:
         return {"error": LATE}
@@ -100,7 +100,7 @@ def run(tool: str, subject: Subject, device: str, ends: float) -> Row:
     variables = VARIABLES if device == "cpu" or subject.kind == "load" else {"PYTHONPATH": str(HERE.parent)}
     row = common.measure(line, memory=True, variables=variables, timeout=min(900.0, left))
     if "error" in row:
-        return row
+        return {"error": LATE} if time.monotonic() >= ends else row
     told = json.loads(row["stdout"].strip().splitlines()[-1])
     return {"peak_mb": row.get("peak_mb"), **told}
 
@@ -192,7 +192,7 @@ def options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[S
     parser.add_argument("--repeat", type=int, default=None, help="rounds, 1 or more; 2 on a CPU, 1 on a GPU")
     parser.add_argument("--subjects", default="", help="some of step,load,end, with commas between them")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None, help="a GPU where there is one")
-    parser.add_argument("--minutes", type=float, default=None, help="nothing is begun after; 8 on a GPU")
+    parser.add_argument("--minutes", type=float, default=None, help="what is not done by then is left out; 8 on a GPU")
     parser.add_argument("--table", action="store_true", help="measure nothing: the stored figures into README.md")
     given = parser.parse_args(arguments)
     given.device = given.device or ("cuda" if has_gpu() else "cpu")

@@ -167,11 +167,12 @@ def perspective(source: ArrayLike, target: ArrayLike) -> Floats:
 
 def invert(matrix: ArrayLike) -> Floats:
     """(3, 3) the way back. SchemaError for a map that loses a dimension, that is not (3, 3) numbers, or whose way back
-    float64 cannot hold: numbers beyond it, or a perspective that sends the pixel (0, 0) to infinity."""
+    float64 cannot hold: numbers beyond it, or one that sends the pixel (0, 0) to infinity."""
     array = check_matrix(matrix)
     found = _affine_inverse(array) if is_affine(array) else _perspective_inverse(array)
     if found is None or not all(map(math.isfinite, found.ravel().tolist())):
-        raise SchemaError(f"matrix {array.tolist()} has no inverse in float64: it flattens the picture, or all but")
+        hint = "it all but flattens the picture, or is a perspective that has the pixel (0, 0) come from infinity"
+        raise SchemaError(f"matrix {array.tolist()} has no inverse in float64 that ends in 1", hint=hint)
     return found
 
 

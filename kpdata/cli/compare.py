@@ -95,7 +95,8 @@ def compare(
     if people:
         _save(result.people, people, force)
     if plot:
-        result.plot(plot, about=f"A: {first.name}   B: {second.name}   against {truth.name}", force=force)
+        a_name, b_name = _told_apart(first, second)
+        result.plot(plot, about=f"A: {a_name}\nB: {b_name}, against {truth.name}", force=force)
         console.status("Wrote", str(plot))
     paths = {"a": str(first), "b": str(second), "gt": str(truth)}
     notes = [*result.notes, *_notes(a, b)]
@@ -106,6 +107,18 @@ def compare(
     _print(result, paths, name)
     for note in notes:
         console.warn(note)
+
+
+def _told_apart(first: Path, second: Path) -> tuple[str, str]:
+    """The ends of both paths, as long as it takes to tell them apart: files of two runs often have one name.
+
+    >>> _told_apart(Path("runs/1/val/predictions.json"), Path("runs/2/val/predictions.json"))
+    ('1/val/predictions.json', '2/val/predictions.json')
+    """
+    a, b = first.absolute().parts, second.absolute().parts
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    start = -next((i for i, (one, two) in enumerate(pairs, 1) if one != two), 1)
+    return "/".join(a[start:]), "/".join(b[start:])
 
 
 def _scored(predictions: tuple[Path, Path], truth: Path, given: dict[str, Any]) -> list[Any]:

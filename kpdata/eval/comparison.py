@@ -23,7 +23,7 @@ from kpdata.eval.keypoints import sigma_units
 from kpdata.eval.oks import Bools, Floats, Ints
 from kpdata.eval.part import Pairing, Part, pair
 from kpdata.eval.shares import divided, resampled_shares, sliced_shares
-from kpdata.eval.slices import Slicing, sliced_matches, slicings
+from kpdata.eval.slices import Slicing, people_of, sliced_matches, slicings
 from kpdata.eval.wording import many
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Comparison:
         change = schema.values(self.people["change"])
         better, worse = int((change > CHANGED).sum()), int((change < -CHANGED).sum())
         out = [self.verdict()]
-        out += clear("keypoint", self.keypoints, ("keypoint",), self.level)
-        out += clear("slice", self.slices, ("by", "slice"), self.level)
+        out += clear("keypoint", self.keypoints, ("keypoint",), self)
+        out += clear("slice", self.slices, ("by", "slice"), self)
         out.append(
             f"{many(len(change), 'person', 'people')}: OKS more than {CHANGED} better in B for {better:,}, worse for "
             f"{worse:,}; found by A alone {_alone(self.people, 'a'):,}, by B alone {_alone(self.people, 'b'):,}"
@@ -115,7 +115,7 @@ class Comparison:
 
     def plot(self, path: Path | str, *, about: str = "", force: bool = False) -> None:
         """Write a picture of the differences of numbers, slices and keypoints with their intervals, .png, .pdf, .svg …
-        (`report.plots.plot_comparison`). about: a second line above it."""
+        (`report.plots.plot_comparison`). about: further lines above it."""
         from kpdata.eval.report.plots import plot_comparison
 
         plot_comparison(self, Path(path), about=about, measure="Keypoints, mean OKS term", force=force)
@@ -166,16 +166,22 @@ def verdict(
 
 
 def clear(
-    what: str, table: pa.Table, keys: tuple[str, ...], level: float, shown: Callable[[float], str] = points
+    what: str,
+    table: pa.Table,
+    keys: tuple[str, ...],
+    of: Comparison | PointsComparison,
+    shown: Callable[[float], str] = points,
 ) -> list[str]:
-    """One line about the rows that differ (`beyond_chance`), the greatest difference first."""
+    """One line about the rows of a table of `of` that differ (`beyond_chance`), the greatest difference first."""
     p = schema.values(table["p"])
     known = int((~np.isnan(p)).sum())
     if not known:
         return []
-    chosen = np.flatnonzero(beyond_chance(p, level))
+    chosen = np.flatnonzero(beyond_chance(p, of.level))
     if not len(chosen):
-        return [f"no {what} of {known} differs beyond chance"]
+        few = np.nanmin(p) <= 2 / (1 + of.resamples)  # the least there can be of so many resamples
+        why = f", as {many(of.resamples, 'resample is', 'resamples are')} too few to show for so many" if few else ""
+        return [f"no {what} of {known} differs beyond chance{why}"]
     found = sorted(schema.take(table, chosen).to_pylist(), key=lambda row: -abs(float(row["delta"])))
     told = ", ".join(f"{' '.join(row[key] for key in keys)} {shown(row['delta'])}" for row in found[:5])
     return [f"{what}s that differ beyond chance, {len(found)} of {known}: {told}"]
@@ -230,7 +236,8 @@ def compare(
 
     n: resamples of the images, the same for both; by: slices as in `kpdata.eval.slices.slices`. The p-value is
     two-sided: twice the share of resamples on the other side of 0, (1 + count) / (1 + n), so that it is never 0. Two
-    `PointsEvaluation`s give a `points.comparison.PointsComparison`.
+    `PointsEvaluation`s give a `points.comparison.PointsComparison`. Few images show nothing: a number of people on m
+    images has p ≥ 2 / 2ᵐ (`differences`), so that five images are too few for 0.05.
     Raises EvaluationError where the two were not scored against the same people, or not by the same metric, and as
     `bootstrap` and `slices`.
     """
@@ -256,11 +263,14 @@ def _compare(
     pairings = [(pair(one), pair(two)) for one, two in parts]
     keypoints = [_keypoints(*both, *found, draws) for both, found in zip(parts, pairings, strict=True)]
     measure = _shares if "mAP" in a.stats else _precision
-    slices = [_slices(*both, slicings(both[0], a.sides.gt, by), draws, measure) for both in parts]
+    slices = [
+        _slices(*both, found[0], slicings(both[0], a.sides.gt, by), draws, measure)
+        for both, found in zip(parts, pairings, strict=True)
+    ]
     people = [_people(*both, *found) for both, found in zip(parts, pairings, strict=True)]
     return Comparison(
         names=tuple(a.stats) if "mAP" in a.stats else bootstrap.NAMES,
-        numbers=differences(whole[0], whole[1], level),
+        numbers=differences(whole[0], whole[1], level, _with_people(a)),
         keypoints=pa.concat_tables(keypoints),
         slices=pa.concat_tables(slices),
         people=_sorted(pa.concat_tables(people)),
@@ -320,13 +330,31 @@ def _whole(side: Evaluation, images: Ints, n: int, seed: int) -> Sampled:
     return value, bootstrap.pick(*bootstrap.resampled(curves, images, recalls, n, seed), cells)
 
 
-def differences(a: Sampled, b: Sampled, level: float) -> Differences:
-    """b - a, with percentile intervals and two-sided p-values of the resamples."""
+def _with_people(side: Evaluation) -> Ints:
+    """(C,) on how many images the people are that each of the numbers counts."""
+    parts = side.sides.parts
+    if "mAP" in side.stats:
+        images = np.concatenate([part.truth.image_id[part.counted()] for part in parts])
+        return np.full(len(side.stats), len(np.unique(images)))
+    found = [
+        np.concatenate([part.matches.gt_image_id[~part.matches.gt_ignored[a].all(axis=0)] for part in parts])
+        for a, _ in bootstrap.number_cells(parts[0].params)
+    ]
+    return np.array(2 * [len(np.unique(images)) for images in found])  # of precision, and the same of recall
+
+
+def differences(a: Sampled, b: Sampled, level: float, images: Ints) -> Differences:
+    """b - a, with percentile intervals and two-sided p-values of the resamples. images (C,): those with people of it.
+
+    No p is below 2 / 2ᵐ of m images, the least that a test can give that swaps A and B on any of them (Fisher, *The
+    Design of Experiments*, 1935, §21): resamples of one image are all alike, and would call any difference certain.
+    """
     delta = b[1] - a[1]
     low, high = bootstrap.percentiles(delta, level)
     count = (~np.isnan(delta)).sum(axis=0)
     other_side = np.minimum((delta <= 0).sum(axis=0), (delta >= 0).sum(axis=0))
-    p = np.where(count > 0, np.minimum(1.0, 2 * (1 + other_side) / (1 + count)), np.nan)
+    p = np.maximum(2 * (1 + other_side) / (1 + count), np.ldexp(1.0, 1 - images))
+    p = np.where(count > 0, np.minimum(1.0, p), np.nan)
     return Differences(a[0], b[0], b[0] - a[0], low, high, p)
 
 
@@ -347,7 +375,8 @@ def _keypoints(one: Part, two: Part, pair_one: Pairing, pair_two: Pairing, draws
             count, *terms = weight.astype(np.float64) @ sums
             sampled[:, start : start + len(weight)] = np.stack(terms) / count
         value = sums[1:].sum(axis=1) / sums[0].sum(axis=0)
-    found = differences((value[0], sampled[0]), (value[1], sampled[1]), draws.level)
+    seen = (sums[0] > 0).sum(axis=0)
+    found = differences((value[0], sampled[0]), (value[1], sampled[1]), draws.level, seen)
     k = len(one.skeleton)
     columns = {
         "skeleton": schema.constant(one.skeleton.name, k),
@@ -385,18 +414,16 @@ def _shares(part: Part, kinds: Sequence[Slicing], draws: _Draws) -> Sampled:
 def _slices(
     one: Part,
     two: Part,
+    pairing: Pairing,
     kinds: Sequence[Slicing],
     draws: _Draws,
     measure: Callable[[Part, Sequence[Slicing], _Draws], Sampled],
 ) -> pa.Table:
-    """The first number of each slice, those that B lost most first."""
-    counted = one.counted()
-    if not kinds or not counted.any():
+    """The first number of each slice, those that B lost most first; pairing: of `one`."""
+    if not kinds or not one.counted().any():
         return schema.table(SLICES, 0, {})
-    found = differences(measure(one, kinds, draws), measure(two, kinds, draws), draws.level)
-    people = np.concatenate(
-        [np.bincount(kind.person[counted & (kind.person >= 0)], minlength=len(kind.labels)) for kind in kinds]
-    )
+    people, images = (people_of(one, kinds, pairing)[key].astype(np.int64) for key in ("people", "images"))
+    found = differences(measure(one, kinds, draws), measure(two, kinds, draws), draws.level, images)
     names = [(kind.name, label) for kind in kinds for label in kind.labels]
     columns = {
         "skeleton": schema.constant(one.skeleton.name, len(names)),

@@ -118,9 +118,10 @@ class Crops(Dataset[Any]):
         """The same people from packed crops instead of pictures.
 
         warp: `cpu` gives crops of the network's size. `device` gives packed crops as they lie on disk, each in the
-        upper left corner of a black square of the side `side` (None: the largest of the batch; `pack.side`: one shape
-        for all batches), with `matrix`, `colour` and `holes` for `prepare` to apply. TrainError where the pack is of
-        other data or has too little room, the side is too small, or the device cannot do a step of the preset.
+        upper left corner of a black square of the side `side` (None: the largest of the batch, but `pack.side` where
+        people may be replaced; `pack.side`: one shape for all batches), with `matrix`, `colour` and `holes` for
+        `prepare` to apply. TrainError where the pack is of other data or has too little room, the side is too small, or
+        the device cannot do a step of the preset.
         """
         pack.check_for(self.people, self.pictures, self.preset.crop, augment=self.augment)
         if side is not None and side < pack.side:

@@ -224,7 +224,8 @@ class HRNet(nn.Module):
         self.cfg, stem, c = cfg, cfg.stem, [cfg.width * 2**i for i in range(4)]
         self.conv1, self.bn1 = conv(3, stem, 3, 2), BatchNorm(stem)
         self.conv2, self.bn2 = conv(stem, stem, 3, 2), BatchNorm(stem)
-        # In a tuple torch does not see it, and every layer has one name; copies of the network get a copy.
+        # In a tuple torch does not see it, and every layer has one name; copies of the network get a copy. Who puts
+        # another layer in the place of one of these four has to make a new one.
         self._stem = (Stem(self.conv1, self.bn1, self.conv2, self.bn2),)
         self.layer1 = nn.Sequential(*(Bottleneck(4 * stem if i else stem, stem) for i in range(cfg.blocks)))
         self.transition1 = Transition([4 * stem], c[:2])

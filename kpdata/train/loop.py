@@ -138,8 +138,10 @@ class Loop:
             group = self._next_group(batches)
             with undisturbed():
                 self._step(group)
-            if self._due(stop):
-                self.report()
+                due = self._due(stop)
+                if due:
+                    self.report()
+            if due:
                 stop.asked = distributed.any_of(stop.asked, self.run.ranks, self.device)
                 if stop.asked:
                     return
@@ -206,6 +208,10 @@ class Loop:
         )
 
     @property
+    def people_an_epoch(self) -> int:
+        return self.per_epoch * self.run.config.batch * self.run.ranks.world
+
+    @property
     def at_limit(self) -> bool:
         limit = self.run.config.max_steps
         return limit is not None and self.step >= limit
@@ -229,6 +235,8 @@ class Loop:
         if self.step and self.run.ranks.world == 1:
             with undisturbed():
                 self.report(expect=False)
+                if self.replaced.too_many(self.people_an_epoch):
+                    self.replaced.epoch = 0  # who goes on has mended that
                 self.save_last()
             again = f"--resume {self.run.config.out / LAST} goes on once that is mended"
             problem.hint = f"{problem.hint}; {again}" if problem.hint else again
@@ -268,8 +276,7 @@ class Loop:
     def _count_replaced(self, problems: list[str], expect: bool) -> None:
         if text := self.replaced.add(distributed.gather_texts(problems, self.run.ranks)):
             self.say("note", text=text)
-        people = self.per_epoch * self.run.config.batch * self.run.ranks.world
-        if expect and (ended := self.replaced.too_many(people)):
+        if expect and (ended := self.replaced.too_many(self.people_an_epoch)):
             raise self._resumable(ended)
 
     def _not_finite(self, window: Window, place: int, loss: float) -> TrainError:
@@ -434,6 +441,9 @@ class Loop:
             raise TrainError("the checkpoint holds a network for use, not a training to go on with", hint=hint)
         require_same(self.run.config.resume or LAST, checkpoint.spec, self.run.spec)
         wrong = [f"{k} {state.get(k)}, not {v}" for k, v in self._shape().items() if state.get(k) != v]
+        had, have = state.get("absent"), [list(rows) for rows in self.run.absent]
+        if had and have and had != have:
+            wrong.append(f"pictures left out (--missing-images skip) {[*map(len, had)]}, not {[*map(len, have)]}")
         if wrong:
             hint = "give the same data and values; --init starts a new training from its weights"
             raise TrainError(f"the checkpoint is of another training: {'; '.join(wrong)}", hint=hint)

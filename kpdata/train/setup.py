@@ -99,7 +99,7 @@ def set_up(config: Config, *, say: Say, ranks: Ranks = ALONE) -> Setup:
     lint.expect_recipe(skeleton, preset)
     if config.loss == "ohkm" and config.hard > len(skeleton):
         raise TrainError(f"hard is {config.hard}, but {skeleton.name} has {len(skeleton)} keypoints")
-    crops = _crops(config, before, sources, skeleton, preset, say)
+    crops = _crops(config, before, sources, skeleton, preset, ranks, say)
     val = _measured(config, measured, skeleton, preset, say)
     config = _fitting(config, crops, ranks, say)
     if config.packed is not None:
@@ -204,16 +204,26 @@ def _crops(
     sources: Sequence[lint.Read],
     skeleton: Skeleton,
     preset: Preset,
+    ranks: Ranks,
     say: Say,
 ) -> Crops:
-    """The crops of the people to learn from; before: of the training that goes on, which knows whom it has left out."""
+    """The crops of the people to learn from; before: of the training that goes on, which knows whom it has left out.
+
+    Several processes leave out the same pictures: the first one looks, so that a disk that fails one of them for a
+    moment does not give it another table.
+    """
     absent = (before.state or {}).get("absent") if before is not None else None
+    together = config.missing_images == "skip" and ranks.world > 1
+    if together and not ranks.first:
+        absent = from_first(None, ranks)
     crops = Crops(
         [one.source for one in sources], skeleton, preset,
         augment=config.preset != NONE or bool(config.flip), seed=config.seed, missing=config.missing_images,
         absent=absent if absent is None or len(absent) == len(sources) else None,
         replace=config.missing_images == "skip",
     )  # fmt: skip
+    if together and ranks.first:
+        from_first(crops.absent, ranks)
     for note in crops.left_out:
         say(note)
     return crops

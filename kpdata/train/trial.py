@@ -28,7 +28,7 @@ from kpdata.train.logs import beside, cell_of, heat, inputs, person, take
 from kpdata.train.losses import heatmap_loss, weights_by_name
 from kpdata.train.prepare import prepare
 from kpdata.train.setup import NONE, Say, Setup, set_up
-from kpdata.train.watch import enough_memory
+from kpdata.train.watch import Replaced, enough_memory
 
 PICTURE = "dry-run.png"
 SHOWN = 8  # people in the picture
@@ -68,7 +68,7 @@ def dry_run(config: Config, *, say: Say = lambda text: None) -> DryRun:
     with _closing(setup) as batches:
         first = next(batches)
         sheet = input_sheet(setup, first)
-        looked, filled, loader = _through(setup, first, batches)
+        looked, filled, loader = _through(setup, first, batches, say)
     config.out.mkdir(parents=True, exist_ok=True)
     save_image(sheet, config.out / PICTURE, force=True)
     if config.graph or config.compile:
@@ -118,14 +118,17 @@ def _closing(setup: Setup) -> Iterator[Iterator[Batch]]:
         del batches
 
 
-def _through(setup: Setup, first: Batch, batches: Iterator[Batch]) -> tuple[int, NDArray[np.float64], float]:
+def _through(setup: Setup, first: Batch, batches: Iterator[Batch], say: Say) -> tuple[int, NDArray[np.float64], float]:
     """Goes through batches for some seconds: people seen, how many gave each keypoint a target, people a second.
 
-    The time of the first batch, which starts the workers, does not count, unless there is no other.
+    Pictures that cannot be read, whose people others stand in for, are told. The time of the first batch, which starts
+    the workers, does not count, unless there is no other.
     """
     looked, filled = len(first), _filled(setup, first)
+    broken = [*first.replaced]
     seconds, loaded, began = 0.0, 0, time.perf_counter()
     for batch in batches:
+        broken += batch.replaced
         seconds, loaded = seconds + time.perf_counter() - began, loaded + len(batch)
         looked, filled = looked + len(batch), filled + _filled(setup, batch)
         if seconds > _LOADER_SECONDS:
@@ -135,6 +138,8 @@ def _through(setup: Setup, first: Batch, batches: Iterator[Batch]) -> tuple[int,
         began = time.perf_counter()
         take(setup.crops, [(1, i) for i in range(len(first))])
         seconds, loaded = time.perf_counter() - began, len(first)
+    if text := Replaced().add(broken):
+        say(text)
     return looked, filled, loaded / max(seconds, 1e-9)
 
 

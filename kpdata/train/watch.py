@@ -22,6 +22,7 @@ from kpdata.train.config import Config
 
 MOST = 0.05
 """Share of an epoch's people whose pictures may turn out unreadable: above, a disk is gone and no picture."""
+_NAMED = 20  # pictures that one sentence names
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says on any device
 
 
@@ -65,7 +66,7 @@ class Replaced:
     broken: dict[str, None] = field(default_factory=dict)
 
     def add(self, problems: Sequence[str]) -> str:
-        """Counts; a sentence about the pictures that are new, empty where none is."""
+        """Counts; a sentence about the pictures that are new, the first by name, empty where none is."""
         self.epoch, self.total = self.epoch + len(problems), self.total + len(problems)
         new = list(dict.fromkeys(problem for problem in problems if problem not in self.broken))
         self.broken |= dict.fromkeys(new)
@@ -74,7 +75,8 @@ class Replaced:
         one = len(new) == 1
         what = f"{len(new):,} {'picture' if one else 'pictures'} can no longer be read"
         who = f"other people take the place of those in {'it' if one else 'them'}"
-        return f"{what}, and {who}: {'; '.join(new)}"
+        more = f"; and {len(new) - _NAMED:,} more" if len(new) > _NAMED else ""
+        return f"{what}, and {who}: {'; '.join(new[:_NAMED])}{more}"
 
     def too_many(self, people: int) -> TrainError | None:
         """What ends the training, where that is more than `MOST` of the people of an epoch."""

@@ -111,7 +111,7 @@ def test_options_of_the_score(run, made, worse, tmp_path):
     for side, path in zip("ab", files, strict=False):
         alone = json.loads(run("eval", path, "--gt", made / "coco.json", *options, "--json").out)["stats"]
         assert report["stats"]["AP"][side] == pytest.approx(alone["AP"], abs=1e-12)
-    assert any(note.startswith("B: 1 predictions for 1 images") for note in report["notes"])
+    assert any(note.startswith("B: 1 prediction for 1 image") for note in report["notes"])
     assert run("compare", *files, "--mode", "x").code == 2
 
 
@@ -154,7 +154,8 @@ def test_picture(run, made, worse, tmp_path, metric):
     done = run(*arguments, "--plot", tmp_path / "c.svg")
     assert (done.code, "c.svg" in done.err) == (0, True)
     picture = (tmp_path / "c.svg").read_text(encoding="utf-8")
-    assert "A: predictions.json   B: predictions.json   against coco.json" in picture
+    names = ["/".join(path.parts[-3:]) for path in (made / "predictions.json", worse)]  # pytest's folders differ there
+    assert f"A: {names[0]}" in picture and f"B: {names[1]}, against coco.json" in picture
     assert ("upper leg" if "pcp" in metric else "left ankle") in picture
     done = run(*arguments, "--plot", tmp_path / "c.svg")
     assert (done.code, "exists already" in done.err) == (1, True)

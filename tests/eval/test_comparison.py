@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -236,3 +237,54 @@ def test_nobody_to_compare():
     assert found.verdict() == "no AP to compare: nobody in the ground truth can be scored"
     assert found.people.num_rows == found.slices.num_rows == 0
     assert found.lines()
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_few_images_show_little(count):
+    """No p is below that of a test which swaps A and B on any of the images, all 2ᵐ ways: one image shows nothing."""
+    gt = synthesize(count, seed=5, size=(320, 240), people=(2, 2))
+    good, bad = (simulate_predictions(gt, seed=1, jitter=off, missed_people=0.0)[0] for off in (0.02, 0.5))
+    found = compare(evaluate(gt, good), evaluate(gt, bad), n=2000, by="size")
+    lost = _mean_terms(found.people)  # (m,) of each image, all above 0
+    assert (lost > 0).all() and len(lost) == count
+    swapped = [abs(np.dot(signs, lost)) for signs in product((1, -1), repeat=count)]
+    least = np.mean(np.array(swapped) >= lost.sum() - 1e-12)
+    assert least == 2.0 ** (1 - count)
+    rows = found.keypoints.to_pylist() + found.slices.to_pylist()
+    p = np.array([*found.numbers.p, *(row["p"] for row in rows if row["p"] is not None)])
+    assert np.nanmin(p) == pytest.approx(max(least, 2 / 2001))
+    assert found.verdict().startswith("A is better: AP −" if count > 5 else "no difference that ")
+    assert any("differ beyond chance" in line for line in found.lines()) == (count > 5)
+
+
+def _mean_terms(people):
+    """What B loses of OKS on each image."""
+    image, change = (schema.values(people[name]) for name in ("image_id", "change"))
+    return np.array([-change[image == one].sum() for one in np.unique(image)])
+
+
+def test_a_kind_of_one_image_shows_nothing(gt, found):
+    """A slice whose people are all on one image has p = 1, and is not named, however many images the whole has."""
+    first = int(schema.values(gt.persons["image_id"]).min())
+    width = np.where(schema.values(gt.images["image_id"]) == first, 321, 320)
+    at = gt.images.schema.get_field_index("width")
+    odd = replace(gt, images=gt.images.set_column(at, "width", schema.fixed(width, gt.images.schema.field(at).type)))
+    a, b = (evaluate(odd, one) for one in (found, with_keypoints(found, found.keypoints + 30)))
+    compared = compare(a, b, n=200, by="image.width")
+    rows = {row["slice"]: row for row in compared.slices.to_pylist()}
+    assert rows["321"]["delta"] < 0 and rows["321"]["p"] == 1 and rows["320"]["p"] < 0.05
+    assert any(
+        line == f"slices that differ beyond chance, 1 of 2: image.width 320 {_points(rows)}"
+        for line in compared.lines()
+    )
+
+
+def _points(rows):
+    return f"−{-100 * rows['320']['delta']:.1f}"
+
+
+def test_few_resamples_are_told(first, second):
+    """Where no test could pass with so few resamples, the sentence says so: 'none differs' would be untrue."""
+    lines = compare(first, second, n=20).lines()
+    assert "no keypoint of 17 differs beyond chance, as 20 resamples are too few to show for so many" in lines
+    assert not any("too few" in line for line in compare(first, second, n=1000).lines())

@@ -50,10 +50,10 @@ def drawn(path):
 def test_two_models(first, second, tmp_path):
     """The verdict, every number with both values, slices, and the keypoints: what B lost most at the top, in red."""
     found = compare(first, second, n=100)
-    found.plot(tmp_path / "c.svg", about="A: a.json   B: b$b.json")
+    found.plot(tmp_path / "c.svg", about="A: a.json\nB: b$b.json")
     texts, markup = drawn(tmp_path / "c.svg")
-    assert found.verdict() in texts and "A: a.json   B: b$b.json" in texts
-    assert "bars: 95 % intervals, 100 resamples of 40 images" in texts
+    assert found.verdict() in texts and "A: a.json" in texts and "B: b$b.json" in texts
+    assert any(text.startswith("bars: 95 % intervals, 100 resamples of 40 images; ") for text in texts)
     for name, a, b in zip(found.names, found.numbers.a, found.numbers.b, strict=True):
         assert any(text.startswith(f"{name}  {100 * a:.1f} → {100 * b:.1f}") for text in texts) or np.isnan(a)
     names = [name.replace("_", " ") for name in load("coco_17").keypoint_names]
@@ -162,7 +162,21 @@ def test_scores_that_have_no_ece(gt, first, tmp_path):
     assert "no ECE: no probabilities" in drawn(tmp_path / "s.svg")[0]
     none = evaluate(gt, found.select(persons=np.zeros(len(found), bool)))
     plots.plot_scores(none, none.calibration(), tmp_path / "n.svg")
-    assert "nothing was predicted" in drawn(tmp_path / "n.svg")[0]
+    texts = drawn(tmp_path / "n.svg")[0]
+    assert "nothing was predicted" in texts and "no finite scores, or nobody to find" in texts
+    assert not any(text.startswith("−") for text in texts)  # no axis of its own invention
+
+
+def test_large_scores_leave_their_axes_readable(gt, first, tmp_path):
+    """Scores of hundred thousands stand on the axes as few short numbers, and how many times more they are."""
+    found = first.sides.predictions
+    index = found.persons.schema.get_field_index("score")
+    large = schema.fixed(7e5 * schema.values(found.persons["score"]), found.persons.schema.field("score").type)
+    odd = evaluate(gt, replace(found, persons=found.persons.set_column(index, "score", large)))
+    plots.plot_scores(odd, odd.calibration(), tmp_path / "s.svg")
+    texts = drawn(tmp_path / "s.svg")[0]
+    assert texts.count("1e5") == 2
+    assert not [text for text in texts if text.isdigit() and len(text) > 3]
 
 
 def test_tests_that_are_beyond_chance():

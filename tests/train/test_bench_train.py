@@ -60,6 +60,21 @@ def test_on_a_gpu_all_runs_are_stored_by_themselves(monkeypatch: pytest.MonkeyPa
     assert len(whole) == sum(len(subject.tools) for subject in bench_train.subjects("cuda"))
 
 
+def test_a_run_that_the_time_ends_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was begun and broken off: no figure and no failure; one that fails in time is a failure."""
+    now = [0.0]
+
+    def measured(*_: Any, timeout: float, **__: Any) -> dict[str, Any]:
+        now[0] += timeout if timeout < 900 else 1.0
+        return {"error": "it failed"}
+
+    monkeypatch.setattr(common, "measure", measured)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = bench_train.subjects("cuda")[0]
+    assert bench_train.run(bench_train.BOTH, first, "cuda", 30.0) == {"error": bench_train.LATE}
+    assert bench_train.run(bench_train.BOTH, first, "cuda", now[0] + 9999.0) == {"error": "it failed"}
+
+
 def test_every_tool_of_a_gpu_is_one_of_the_runners() -> None:
     """A name that the runner does not know would be measured as something else."""
     runners = pytest.importorskip("benchmarks.train_runners", reason="needs kpdata[train]")

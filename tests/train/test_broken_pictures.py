@@ -21,8 +21,10 @@ from kpdata.augment.samples import Samples, people  # noqa: E402
 from kpdata.errors import FormatError, TrainError  # noqa: E402
 from kpdata.synth import write_images  # noqa: E402
 from kpdata.train import data as loading  # noqa: E402
+from kpdata.train import loop as looping  # noqa: E402
 from kpdata.train import watch  # noqa: E402
 from kpdata.train.batch import Batch  # noqa: E402
+from kpdata.train.checkpoint import load_checkpoint  # noqa: E402
 from kpdata.train.config import Config, SourceConfig  # noqa: E402
 from kpdata.train.data import Crops, Failure, Source  # noqa: E402
 from kpdata.train.training import train  # noqa: E402
@@ -197,8 +199,13 @@ def test_resumed_equals_uninterrupted(photos: tuple[Any, Path], tmp_path: Path) 
         assert len(result["broken"]) == 1 and victim.name in result["broken"][0]
 
 
-def test_too_many_end_the_training(photos: tuple[Any, Path], tmp_path: Path) -> None:
-    """A twentieth of an epoch's people is no picture but a disk: the sentence says so, and the training can go on."""
+@pytest.mark.parametrize("every", [2, 50])
+def test_too_many_end_the_training(
+    photos: tuple[Any, Path], tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twentieth of an epoch's people is no picture but a disk: the sentence says so, and the training can go on, from
+    the midst of an epoch (looked at every two steps) or its end."""
+    monkeypatch.setattr(looping, "CHECK_EVERY", every)
     dataset, folder = photos
     names = dataset.images["file_name"].to_pylist()
 
@@ -212,6 +219,8 @@ def test_too_many_end_the_training(photos: tuple[Any, Path], tmp_path: Path) -> 
     ) as found:
         train(settings(photos, tmp_path / "run"), log=hear)
     assert "--resume" in found.value.hint
+    state = load_checkpoint(tmp_path / "run" / "last.pt").state
+    assert state is not None and (state["batches"] < state["batches_per_epoch"]) == (every == 2)
     for name in names[:8]:
         shutil.copy(folder / names[9], folder / name)
     assert train(settings(photos, tmp_path / "run", resume=tmp_path / "run" / "last.pt")).reason == "finished"
@@ -244,6 +253,28 @@ def test_without_the_flag_it_is_refused(photos: tuple[Any, Path], tmp_path: Path
     assert "--resume" in found.value.hint and last.is_file()
     result = train(replace(config, resume=last, missing_images="skip"))
     assert (result.reason, len(result.broken)) == ("finished", 1) and result.replaced >= 2
+
+
+def test_going_on_without_the_flag_wants_the_same_people(photos: tuple[Any, Path], tmp_path: Path) -> None:
+    """A picture was left out and is back: another table with as many batches is refused, not trained on."""
+    missing = photos[1] / photos[0].images["file_name"].to_pylist()[0]
+    content = missing.read_bytes()
+    missing.unlink()
+    config = settings(photos, tmp_path / "run", batch=13, workers=0, max_steps=1)
+    assert train(config).reason == "step limit"
+    missing.write_bytes(content)
+    again = replace(config, resume=tmp_path / "run" / "last.pt", max_steps=None)
+    with pytest.raises(TrainError, match=r"pictures left out \(--missing-images skip\) \[1\], not \[0\]"):
+        train(replace(again, missing_images="refuse"))
+    assert train(again).reason == "finished"
+
+
+def test_a_sentence_names_some() -> None:
+    """A disk that goes is thousands of pictures: twenty are named, the others counted, all are kept."""
+    counts = watch.Replaced()
+    text = counts.add([f"picture {i}: gone" for i in range(1500)])
+    assert text.startswith("1,500 pictures") and text.endswith("picture 19: gone; and 1,480 more")
+    assert len(counts.broken) == 1500
 
 
 def test_counting() -> None:

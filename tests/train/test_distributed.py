@@ -21,12 +21,12 @@ pytest.importorskip("cv2", reason="the trainer needs OpenCV: pip install 'kpdata
 
 from torch import nn  # noqa: E402
 
-from kpdata import synthesize  # noqa: E402
+from kpdata import synthesize, write  # noqa: E402
 from kpdata.augment.presets import hrnet  # noqa: E402
 from kpdata.codec import HeatmapCodec  # noqa: E402
 from kpdata.errors import TrainError  # noqa: E402
 from kpdata.synth import write_images  # noqa: E402
-from kpdata.train import distributed  # noqa: E402
+from kpdata.train import distributed, table  # noqa: E402
 from kpdata.train import loop as training  # noqa: E402
 from kpdata.train.checkpoint import load_checkpoint  # noqa: E402
 from kpdata.train.config import Config, SourceConfig  # noqa: E402
@@ -34,6 +34,7 @@ from kpdata.train.data import Crops, Source, make_loader  # noqa: E402
 from kpdata.train.distributed import ALONE, Ranks  # noqa: E402
 from kpdata.train.ledger import read_ledger  # noqa: E402
 from kpdata.train.loop import Loop, Run  # noqa: E402
+from kpdata.train.setup import set_up  # noqa: E402
 from kpdata.train.spec import NetworkSpec  # noqa: E402
 from kpdata.train.validation import Validator  # noqa: E402
 from kpdata.train.watch import Interruption  # noqa: E402
@@ -108,6 +109,11 @@ def process(folder: Path) -> None:
         left["after"] = distributed.merge_losses(loop.recorder.losses, ranks)
     loop._count_replaced([f"picture of {ranks.rank}"] * (1 + ranks.rank), expect=False)
     left["broken"] = [loop.replaced.epoch, loop.replaced.total, *loop.replaced.broken]
+    if ranks.rank == 1:
+        table._unreadable = None  # type: ignore[assignment]  # it must not look
+    people = (SourceConfig(folder / "people.kp", images=folder / "torn"),)
+    settings = Config(people, folder / "torn run", model="hrnet_tiny", size=(64, 64), batch=2, missing_images="skip")
+    left["absent"] = set_up(replace(settings, device="cpu"), say=lambda text: None, ranks=ranks).crops.absent
     torch.save(left, folder / f"rank{ranks.rank}.pt")
     distributed.leave(ranks)
 
@@ -116,7 +122,11 @@ def process(folder: Path) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder, and what each of two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    write_images(synthesize(8, seed=2, size=(160, 120), people=(1, 2)), folder / "pictures")
+    people = synthesize(8, seed=2, size=(160, 120), people=(1, 2))
+    write_images(people, folder / "pictures")
+    write_images(people, folder / "torn")
+    (folder / "torn" / people.images["file_name"].to_pylist()[3]).write_bytes(b"no picture")
+    write(people, folder / "people.kp")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0",
                "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, str(folder)]  # fmt: skip
     done = subprocess.run(
@@ -195,6 +205,11 @@ def test_resuming_in_two_processes_goes_on_where_both_stood(two: tuple[Path, lis
 def test_pictures_that_cannot_be_read_are_counted_together(two: tuple[Path, list[dict[str, Any]]]) -> None:
     """Each process meets its own; all know of all, so that they end together and one checkpoint has everything."""
     assert two[1][0]["broken"] == two[1][1]["broken"] == [3, 3, "picture of 0", "picture of 1"]
+
+
+def test_all_leave_out_the_pictures_that_the_first_one_does(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    """A picture that only one of them could not read would give it another table of people."""
+    assert two[1][0]["absent"] == two[1][1]["absent"] == [[3]]
 
 
 def test_resuming_in_one_process_what_two_began_is_refused(two: tuple[Path, list[dict[str, Any]]]) -> None:

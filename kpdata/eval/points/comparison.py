@@ -88,8 +88,8 @@ class PointsComparison:
         alone = [schema.values(self.people[f"predicted_{side}"]) for side in "ab"]
         return [
             self.verdict(),
-            *clear(self.what, self.keypoints, ("keypoint",), self.level, self.shown),
-            *clear("slice", self.slices, ("by", "slice"), self.level, self.shown),
+            *clear(self.what, self.keypoints, ("keypoint",), self, self.shown),
+            *clear("slice", self.slices, ("by", "slice"), self, self.shown),
             f"{many(self.people.num_rows, 'person', 'people')}: {self.names[0]} more than {step} better in B for "
             f"{better:,}, worse for {worse:,}; predicted by A alone {int((alone[0] & ~alone[1]).sum()):,}, by B alone "
             f"{int((alone[1] & ~alone[0]).sum()):,}",
@@ -97,7 +97,7 @@ class PointsComparison:
 
     def plot(self, path: Path | str, *, about: str = "", force: bool = False) -> None:
         """Write a picture of the differences with their intervals (`report.plots.plot_comparison`). Of EPE, in pixels,
-        `missing` is left out: it is a share. about: a second line above it."""
+        `missing` is left out: it is a share. about: further lines above it."""
         from kpdata.eval.report.plots import plot_comparison
 
         less = self.names if self.metric in LESS else ("missing",)
@@ -161,7 +161,10 @@ def compare_points(
     notes = _same(a, b)
     one, two = (Resampler(side.points, side.measured) for side in (a, b))
     of_a, of_b = (side.sampled(n, seed) for side in (one, two))
-    means, each = (differences((of_a[0][at], of_a[1][at]), (of_b[0][at], of_b[1][at]), level) for at in (0, 1))
+    means, each = (
+        differences((of_a[0][at], of_a[1][at]), (of_b[0][at], of_b[1][at]), level, images)
+        for at, images in enumerate(one.images_with())
+    )
     return PointsComparison(
         metric=a.metric,
         names=tuple(one.names),
@@ -224,12 +227,14 @@ def _slices(
     """The first number of each slice that has people, those that B lost most first."""
     n, seed, level = draws
     someone = (a.measured.measured | b.measured.measured).any(axis=1)
-    names, people, found = [], [], []
+    image = schema.values(a.points.gt.persons["image_id"])[a.points.truth_rows]
+    names, people, images, found = [], [], [], []
     for kind in kinds:
         for number, label in enumerate(kind.labels):
             if (chosen := someone & (kind.person == number)).any():
                 names.append((kind.name, label))
                 people.append(int(chosen.sum()))
+                images.append(len(np.unique(image[chosen])))
                 found.append([Resampler(side.points, side.measured, chosen).sampled(n, seed) for side in (a, b)])
     if not found:
         return schema.table(SLICES, 0, {})
@@ -237,7 +242,7 @@ def _slices(
         (np.array([side[i][0][0][0] for side in found]), np.stack([side[i][1][0][:, 0] for side in found], axis=1))
         for i in (0, 1)
     )
-    change = differences(one, two, level)
+    change = differences(one, two, level, np.array(images))
     columns = {
         "skeleton": schema.constant(a.points.skeleton.name, len(names)),
         "by": schema.strings([name for name, _ in names]),

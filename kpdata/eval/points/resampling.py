@@ -90,6 +90,14 @@ class Resampler:
                 store[start : start + len(block)] = block
         return (once[0][0], once[1][0]), (drawn[0], drawn[1])
 
+    def images_with(self) -> tuple[Ints, Ints]:
+        """(C,) and (L,): on how many images something is measured of each of `numbers`."""
+        some, columns = self._silent[1] > 0, self.measured.columns
+        all_scored = np.flatnonzero(columns.in_mean)
+        heads: list[Any] = [all_scored] * (len(self.measured.values) + 2)
+        members = [*heads, *columns.groups.values(), *self.measured.pooled.values(), all_scored]
+        return np.array([some[:, chosen].any(axis=1).sum() for chosen in members]), some.sum(axis=0)
+
     def _summed(self, values: Floats) -> tuple[Floats, Floats]:
         return self._of_images(np.nan_to_num(values)), self._of_images(~np.isnan(values))
 

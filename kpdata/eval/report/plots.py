@@ -86,9 +86,9 @@ def plot_comparison(
     """Write a picture of a comparison: its numbers, below them its slices, beside them its keypoints, those that B lost
     most at the top; in colour what differs beyond chance.
 
-    measure: the title of the keypoints (or limbs); less: numbers of which less is better (with the first, keypoints and
-    slices too); pixels: all but `missing` is in pixels, otherwise in shares. Raises EvaluationError where nothing was
-    measured.
+    measure: the title of the keypoints (or limbs); about: further lines above it; less: numbers of which less is better
+    (with the first, keypoints and slices too); pixels: all but `missing` is in pixels, otherwise in shares. Raises
+    EvaluationError where nothing was measured.
     """
     from kpdata.eval.comparison import beyond_chance
 
@@ -101,11 +101,12 @@ def plot_comparison(
     )
     numbers = _number_rows(result, less, factor, "missing" if pixels else "")
     drawn = (
-        f"bars: {100 * result.level:g} % intervals, {result.resamples:,} resamples of {many(result.images, 'image')}"
+        f"bars: {100 * result.level:g} % intervals, {many(result.resamples, 'resample')} of "
+        f"{many(result.images, 'image')}; slices and keypoints are judged as many tests at once"
     )
     if not len(numbers):
         raise EvaluationError(result.verdict(), hint="there is nothing to draw")
-    words = [result.verdict(), *([about] if about else []), drawn]
+    words = [result.verdict(), *about.splitlines(), drawn]
     unit = f"B − A in {'px' if pixels else 'points'}"
     plot_differences(words, (numbers, _worst_first(slices)), _worst_first(keypoints), target, unit=unit, force=force)
 
@@ -207,7 +208,9 @@ def _draw_scores(figure: Any, scores: Calibration, whose: str) -> None:
     panels = figure.subplots(1, 4)
     _draw_reliability(panels[0], scores.persons, "OKS", f"Scores of people{whose}")
     _draw_reliability(panels[1], scores.keypoints, "term", f"Scores of keypoints{whose}")
-    _draw_lines(panels[2], threshold_lines(scores), f"Which scores to keep{whose}", "lowest score that is kept", "")
+    kept = threshold_lines(scores)
+    title = f"Which scores to keep{whose}" + ("" if kept else "\nno finite scores, or nobody to find")
+    _draw_lines(panels[2], kept, title, "lowest score that is kept", "")
     if scores.best is not None and np.isfinite(scores.best["threshold"]):
         panels[2].axvline(scores.best["threshold"], color="#AAAAAA", linestyle=":")
     curves = curve_lines(scores.oks_thresholds, scores.recalls, scores.precision)
@@ -232,7 +235,10 @@ def _no_ece(why: str) -> str:
 def _draw_lines(axes: Any, lines: Sequence[Line], title: str, x_label: str, y_label: str, marker: str = "") -> None:
     for line, colour in zip(lines, _COLOURS, strict=False):
         axes.plot(line.x, line.y, label=line.name, color=colour, marker=marker, markersize=4, linewidth=1.8)
-    axes.set_title(short(title, 80), fontsize=11)
+    axes.set_title("\n".join(short(line, 55) for line in title.splitlines()), fontsize=11)
+    if lines:  # scores may be large: room for their digits
+        axes.locator_params(axis="x", nbins=6)
+        axes.ticklabel_format(axis="x", scilimits=(-3, 4))
     axes.set(xlabel=x_label, ylabel=y_label, ylim=(-0.02, 1.02))
     calm(axes, "both")
     if lines:

@@ -203,3 +203,23 @@ def test_published_models(real_data):
     assert result.numbers.delta[0] == pytest.approx(sides[1].stats["PCKh@0.5"] - sides[0].stats["PCKh@0.5"])
     assert result.verdict().startswith("B is better: PCKh@0.5 +")
     assert result.images > 2000
+
+
+@pytest.mark.parametrize("metric", ["pckh", "pck", "epe", "pcp"])
+def test_few_images_show_little(gt, found, metric):
+    """No p is below 2 / 2ᵐ for the m images on which people have that keypoint, column or kind, counted one by one."""
+    few = gt.select(images=np.arange(4))
+    image = schema.values(few.persons["image_id"])
+    a, b = (
+        evaluate(few, one.select(persons=np.isin(schema.values(one.persons["image_id"]), image)), metric=metric)
+        for one in (found, moved(found, range(16), 200.0))
+    )
+    compared = compare(a, b, n=200, by="size")
+    people = a.points.truth_rows
+    for k, row in enumerate(compared.keypoints.to_pylist()):
+        having = {int(image[people[n]]) for n in np.flatnonzero(a.measured.measured[:, k])}
+        assert row["p"] is None or row["p"] >= min(1, 2 / 2 ** len(having)) - 1e-12
+    whole = len(set(image.tolist()))
+    assert compared.numbers.p[0] == pytest.approx(2 / 2**whole)
+    assert all(row["p"] is None or row["p"] >= 2 / 2**whole for row in compared.slices.to_pylist())
+    assert compared.verdict().startswith(f"no difference that {whole} images could show: ")
