@@ -439,7 +439,7 @@ def test_unknown_images(run, made, tmp_path):
     assert all(words in done.err for words in ("99", "--unknown-images ignore", "dt.json", "coco.json"))
     report = json.loads(run(*arguments, "--unknown-images", "ignore").out)
     assert report["stats"] == json.loads(run("eval", made / "predictions.json", "--json").out)["stats"]
-    assert any("1 predictions for 1 images" in note for note in report["notes"])
+    assert any("1 prediction for 1 image" in note for note in report["notes"])
 
 
 def test_image_ids_as_text(run, made, tmp_path):
