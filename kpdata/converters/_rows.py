@@ -61,7 +61,7 @@ def scan(rows: Rows, handlers: Mapping[str, Any], extras: Extras) -> int | None:
         with closing(scanned):  # or a traceback that is kept would keep the scanning threads at work
             for count, found, members in scanned:
                 for handler, values in zip(handlers.values(), found, strict=True):
-                    if len(values.rows):
+                    if values is not None:
                         handler.take(values)
                 extras.members(members)
                 total += count

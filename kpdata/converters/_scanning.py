@@ -37,8 +37,8 @@ from kpdata.converters._scanner import SCALAR as SCALAR
 from kpdata.converters._scanner import compiled as compiled
 from kpdata.converters._scanner import pure as pure
 
-# How many rows, what each key holds, other members of some rows.
-_Part = tuple[int, list["Found"], list[tuple[int, str]]]
+# How many rows, what each key holds (None: no row has it), other members of some rows.
+_Part = tuple[int, list["Found | None"], list[tuple[int, str]]]
 
 
 @dataclass(eq=False)
@@ -111,10 +111,12 @@ def _extras(start: int, rows: Any, ends: Any, raw: Any, body: Any) -> list[tuple
     return [(start + row, piece) for row, piece in zip(np.frombuffer(rows, np.int32).tolist(), pieces, strict=True)]
 
 
-def _found(data: bytes, whole: float, column: Any, every: NDArray[np.int64]) -> Found:
+def _found(data: bytes, whole: float, column: Any, every: NDArray[np.int64]) -> Found | None:
     """One column of the rows `every`."""
-    kinds = np.frombuffer(column[1], np.uint8)
     rows = np.frombuffer(column[0], np.int32)
+    if not len(rows):
+        return None
+    kinds = np.frombuffer(column[1], np.uint8)
     numbers = _exact(data, column, 4, np.dtype(np.float64))
     return Found(
         data=data,

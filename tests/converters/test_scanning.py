@@ -135,7 +135,8 @@ def test_any_rows(rows):
         return
     [(count, [found], members)] = scanned
     back = [json.loads("{" + dict(members).get(row, "") + "}") for row in range(count)]
-    for row, item in zip(found.rows.tolist(), found.items(), strict=True):
+    assert (found is None) == all("x" not in row for row in rows)
+    for row, item in zip(found.rows.tolist(), found.items(), strict=True) if found else ():
         back[row]["x"] = item
     assert back == rows
 
