@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,11 @@ def click_bar(page, plot, place):
     chart = page.locator(".js-plotly-plot").nth(plot)
     chart.scroll_into_view_if_needed()
     bars = chart.locator(".barlayer .point path")
-    shown = [bar for bar in bars.all() if (box := bar.bounding_box()) is not None and box["height"] > 2]
+    shown: list[Any] = []
+    until = time.monotonic() + 30
+    while len(shown) <= place and time.monotonic() < until:  # a busy machine draws them later
+        page.wait_for_timeout(100)
+        shown = [bar for bar in bars.all() if (box := bar.bounding_box()) is not None and box["height"] > 2]
     box = shown[place].bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_timeout(300)
