@@ -41,9 +41,9 @@ GPU_TOOLS = {  # what of kpdata's execution is on
     "kpdata bf16 NHWC graph": ("bf16", "nhwc", "graph"),
     "kpdata bf16 NHWC compile": ("bf16", "nhwc", "compile"),
     "kpdata bf16 NHWC compile graph": ("bf16", "nhwc", "compile", "graph"),
-    # Trials: what would be faster still, and is no option of the training.
-    "kpdata bf16 NHWC compile graph, all of cuDNN": ("bf16", "nhwc", "compile", "graph", "all"),
-    "kpdata bf16 NHWC compile graph, one stream": ("bf16", "nhwc", "compile", "graph", "one stream"),
+    # Without one of the parts, to see what it is worth.
+    "kpdata bf16 NHWC graph, cuDNN alone": ("bf16", "nhwc", "graph", "cuDNN alone"),
+    "kpdata bf16 NHWC graph, one stream": ("bf16", "nhwc", "graph", "one stream"),
 }
 
 
@@ -143,28 +143,28 @@ def official_maxima(maps: Any) -> tuple[Any, Any]:
 
 def kpdata_step(net: nn.Module, spec: Any, device: torch.device, parts: tuple[str, ...]) -> Step:
     """A `Batch` on the host -> the loss, still on the device. parts: of `GPU_TOOLS`."""
-    from kpdata.train import fast, optim
+    from kpdata.train import fast, losses, narrow, optim, prepare
     from kpdata.train.config import Config, SourceConfig
-    from kpdata.train.losses import heatmap_loss
-    from kpdata.train.prepare import prepare
 
-    if "all" in parts:
-        torch.backends.cudnn.benchmark_limit = 0  # every algorithm for a convolution is tried, not the ten likeliest
     layout = torch.channels_last if "nhwc" in parts else torch.contiguous_format
     net = net.to(memory_format=layout)
     config = Config(data=(SourceConfig(Path("none")),), out=Path("none"), lr=LR)
     optimizer = optim.make_optimizer(net, config, device)
+    inputs, loss_of = prepare.prepare, losses.heatmap_loss
     if "compile" in parts:
         fast.compile_parts(net)
+        inputs, loss_of = fast.compiled(inputs), fast.compiled(loss_of)
     if "graph" in parts and "one stream" not in parts:
         fast.branches_on_streams(net)
+    if "graph" in parts and "cuDNN alone" not in parts:
+        narrow.replace(net)
     forward = fast.in_bf16(net) if "bf16" in parts else net
 
     def work(batch: Any) -> Any:
         optimizer.zero_grad(set_to_none=True)
-        images, targets, weights = prepare(batch, spec)
+        images, targets, weights = inputs(batch, spec)
         maps = forward(images.contiguous(memory_format=layout))
-        loss, _ = heatmap_loss(maps, targets, weights, known=batch.known)
+        loss, _ = loss_of(maps, targets, weights, known=batch.known)
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -4,7 +4,8 @@ An HRNet-W32 step is some 5,000 kernels, most of them small: the host cannot lau
 `GraphedStep` records them once and replays them in one launch (NVIDIA, "CUDA graphs"; PyTorch's notes on CUDA
 semantics, "Whole-network capture"); `branches_on_streams` lets branches overlap within the graph. `compile_parts` fuses
 normalisation, relu and sums, at the price of minutes of compiling; part by part, because branches and exchanges are
-alike and compile faster than the whole. All combine. `in_bf16` is autocast with fewer launches.
+alike and compile faster than the whole; `compiled` does it with what stands before and after the network. All combine.
+`in_bf16` is autocast with fewer launches, and `kpdata.train.narrow` has faster convolutions of few channels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from kpdata.train.batch import Batch
 
 Work = Callable[[Batch], Tensor]
 """A whole step on a batch on the device: gradients away, forward, loss, backward, optimiser; gives the loss, there."""
+Function = TypeVar("Function", bound=Callable[..., Any])
 WARMUP = 3  # steps before a capture: libraries choose their algorithms and take their memory then
 _VARIANTS = 128  # of one part's code: parts x (training, evaluation) of any network here
 _COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -67,13 +69,13 @@ def check(config: _Options, device: torch.device, world: int = 1) -> None:
 def hint(config: _Options, device: torch.device, world: int = 1) -> str:
     """What would make the same training faster here, in words; empty where nothing would.
 
-    Measured at 192 x 256 with batches of 128 and 256 (benchmarks/README.md).
+    Measured at 192 x 256 with batches of 64 to 256 (benchmarks/README.md).
     """
     if device.type != "cuda" or config.graph or config.accumulate > 1 or world > 1:
         return ""
     return (
-        "--graph made the steps of hrnet_w32 on an H100 1.2 to 1.4 times as fast; with --compile, after a minute or "
-        "two, 1.7 to 2 times"
+        "--graph made the steps of hrnet_w32 on an H100 1.3 to 2.4 times as fast, the more the smaller the batch; with "
+        "--compile, after two minutes, 2 times with batches of 256"
     )
 
 
@@ -145,6 +147,11 @@ def compile_parts(net: nn.Module, *, backend: str | Callable[..., Any] = "induct
     for part in parts:
         part.compile(backend=backend, dynamic=False, fullgraph=True)
     return len(parts)
+
+
+def compiled(function: Function, *, backend: str | Callable[..., Any] = "inductor") -> Function:
+    """The same function in one graph, compiled on its first call, gradients included; shapes are constants."""
+    return cast(Function, torch.compile(function, backend=backend, dynamic=False, fullgraph=True))
 
 
 def uncompiled() -> AbstractContextManager[Any]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kpdata.errors import TrainError
-from kpdata.train import distributed, fast, optim
+from kpdata.train import distributed, fast, narrow, optim
 from kpdata.train.batch import Batch
 from kpdata.train.checkpoint import Checkpoint, require_same, save_checkpoint
 from kpdata.train.hrnet import count_batches
@@ -66,8 +66,11 @@ class Loop:
         torch.backends.cudnn.benchmark |= self.on_cuda  # shapes do not change: the fastest convolutions are tried once
         layout = torch.channels_last if self.on_cuda else torch.contiguous_format
         self.net = run.net.to(run.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.prepare, self.loss = prepare, heatmap_loss
         if config.compile:
             fast.compile_parts(self.net)
+            if self.on_cuda:  # on a CPU the loader has done nearly all of it
+                self.prepare, self.loss = fast.compiled(prepare), fast.compiled(heatmap_loss)
         self.wrapped = distributed.wrap(self.net, run.ranks, run.device)
         self.optimizer = optim.make_optimizer(self.net, config, run.device)
         self.ema = optim.Ema(self.net, config.ema) if config.ema is not None else None
@@ -81,8 +84,10 @@ class Loop:
         # Under DistributedDataParallel gradients must come one by one, to be averaged while others are computed.
         self.short = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else None
         self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
+        self.narrow = 0  # convolutions that kpdata has a faster way for
         if config.graph:
             fast.branches_on_streams(self.net)
+            self.narrow = narrow.replace(self.net)
             also = [] if self.recorder is None else [self.recorder.losses]
             self.graph = fast.GraphedStep(lambda batch: self.learn([batch])[0], self.net, self.optimizer, also=also)
         self.per_epoch = run.loader.per_epoch
@@ -172,12 +177,10 @@ class Loop:
 
         last: of the step's batches: the processes meet then.
         """
-        images, targets, weights = prepare(batch, self.run.spec, self.policies)
-        if self.on_cuda:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images, targets, weights = self.prepare(batch, self.run.spec, self.policies)
         with distributed.apart(self.wrapped, not last):
             maps = self._maps(images)
-            loss, errors = heatmap_loss(
+            loss, errors = self.loss(
                 maps, targets, weights, kind=self.run.config.loss, hard=self.run.config.hard, known=batch.known,
                 keypoint_weights=self.keypoint_weights, source=None if self.source_weights is None else batch.source,
                 source_weights=self.source_weights,
@@ -302,7 +305,7 @@ class Loop:
             "rule": self.rule, "lr": self.lr, "steps": self.steps, "epochs": config.epochs, "batches": self.per_epoch,
             "optimizer": config.optimizer, "schedule": config.schedule, "device": str(self.device),
             "precision": optim.precision(config, self.device), "processes": self.run.ranks.world,
-            "resumed": self.step > 0 or self.batches > 0,
+            "narrow": self.narrow, "resumed": self.step > 0 or self.batches > 0,
         }  # fmt: skip
 
     # -------------------------------------------------------------------------------------------------- end of an epoch

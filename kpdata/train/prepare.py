@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from kpdata.augment import batched
@@ -29,7 +30,8 @@ def policy_table(policies: Iterable[tuple[Occluded, Absent]]) -> Tensor:
 
 
 def prepare(batch: Batch, spec: NetworkSpec, policies: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, 3, H, W) normalised in the spec's colour order, targets (B, K, h, w), weights (B, K); all float32.
+    """Images (B, 3, H, W) normalised in the spec's colour order, targets (B, K, h, w), weights (B, K); all float32, and
+    images in NHWC on a GPU, where networks are too.
 
     Images are warped where `batch.matrix` is given, then recoloured where `batch.colour` is, then covered where
     `batch.holes` are; between the steps they are whole values, as on the way through OpenCV. policies: of
@@ -52,7 +54,8 @@ def _images(batch: Batch, spec: NetworkSpec) -> Tensor:
         pixels = batched.recolour(pixels, batch.colour)
     if batch.holes is not None:
         pixels = batched.fill_holes(pixels, batch.holes, batch.fill)
-    return batched.normalise(pixels, spec.mean, spec.std, bgr=spec.colour == "bgr")
+    images = batched.normalise(pixels, spec.mean, spec.std, bgr=spec.colour == "bgr")
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
 
 def _worth(batch: Batch, spec: NetworkSpec, policies: Tensor | None) -> Tensor:

@@ -133,8 +133,6 @@ class Validator:
         for given in self.loader:
             batch = given.to(self.device)
             images, targets, weights = prepare(batch, self.spec)
-            if self.device.type == "cuda":
-                images = images.contiguous(memory_format=torch.channels_last)
             maps = heatmaps(net, images, self.spec, flip=self.flip, bf16=self.bf16)
             _, errors = heatmap_loss(maps, targets, weights, known=batch.known)
             losses.append(errors.nan_to_num(0.0).sum(1) / batch.known.sum(1).clamp(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402  (after
 from kpdata import skeleton  # noqa: E402
 from kpdata.codec import HeatmapCodec  # noqa: E402
 from kpdata.errors import TrainError  # noqa: E402
-from kpdata.train import fast, optim  # noqa: E402
+from kpdata.train import fast, narrow, optim  # noqa: E402
 from kpdata.train.batch import Batch  # noqa: E402
 from kpdata.train.config import Config, SourceConfig  # noqa: E402
 from kpdata.train.ledger import Recorder  # noqa: E402
@@ -306,6 +307,44 @@ def test_options_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pyt
         fast.GraphedStep(lambda batch: batch.images.sum(), net, torch.optim.Adam(net.parameters()))
 
 
+@pytest.mark.parametrize("loss", ["mse", "ohkm"])
+def test_what_stands_around_the_network_compiles(tmp_path: Path, loss: Any) -> None:
+    """Preparing a batch with all that a device may have to do, and the loss with its gradient, are one graph each, with
+    the numbers of the functions as they are written."""
+    batch, policies = batch_of(3, 1), policy_table([("target", "ignore"), ("ignore", "negative")])
+    prepared = prepare(batch, SPEC, policies)
+    for one, other in zip(fast.compiled(prepare, backend="aot_eager")(batch, SPEC, policies), prepared, strict=True):
+        torch.testing.assert_close(one, other)
+    outcomes = []
+    for function in (heatmap_loss, fast.compiled(heatmap_loss, backend="aot_eager")):
+        maps = torch.rand(prepared[1].shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        total, each = function(maps, *prepared[1:], kind=loss, known=batch.known)
+        outcomes.append([total, each, *torch.autograd.grad(total, maps)])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize(("model", "count"), [("hrnet_w32", 64), ("hrnet_w48", 0), ("pose_resnet_50", 0)])
+def test_narrow_convolutions_are_those_of_32_channels(model: str, count: int) -> None:
+    """All of the finest branch of W32: 2 in each of 4 blocks of 8 units."""
+    with torch.device("meta"):
+        found = [module for module in build(model, 17).modules() if isinstance(module, torch.nn.Conv2d)]
+    assert sum(map(narrow.is_narrow, found)) == count
+
+
+def test_narrow_convolutions_stay_torchs_on_a_cpu() -> None:
+    """Without a GPU nothing is replaced; and one that was, as in a copy of a network, gives what it gave."""
+    net = build("hrnet_tiny", 17)
+    assert narrow.replace(net) == 0
+    assert not any(isinstance(module, narrow.Convolution) for module in net.modules())
+    plain = torch.nn.Conv2d(32, 32, 3, padding=1, bias=False)
+    replaced = copy.deepcopy(plain)
+    replaced.__class__ = narrow.Convolution
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.rand(2, 32, 8, 8, dtype=dtype)
+        assert torch.equal(replaced.to(dtype)(x), plain.to(dtype)(x))
+
+
 # --------------------------------------------------------------------------------------------------------- on a GPU
 
 
@@ -344,6 +383,36 @@ def _distance(one: list[Any], other: list[Any]) -> float:
 
 
 @ON_GPU
+@pytest.mark.parametrize("shape", [(3, 64, 48), (5, 96, 72), (300, 16, 16), (2, 20, 56), (1, 2, 8)])
+def test_narrow_convolutions_equal_float64(shape: tuple[int, int, int]) -> None:
+    """Output and both gradients are those of float64, rounded to bf16, as cuDNN's are; and the same each time."""
+    torch.manual_seed(1)
+    people, height, width = shape
+    x = torch.randn(people, 32, height, width, device="cuda").bfloat16().to(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(32, 32, 3, padding=1, bias=False, device="cuda").bfloat16()
+    net = torch.nn.Sequential(conv)
+    assert narrow.replace(net) == 1
+    torch.library.opcheck(narrow.convolve, (x[:2], conv.weight), test_utils=("test_schema", "test_faketensor"))
+    gradient = torch.randn_like(x)
+
+    def outcome(x: Any, weight: Any, forward: Any) -> list[Any]:
+        x, weight = x.clone().requires_grad_(), weight.detach().clone().requires_grad_()
+        y = forward(x, weight)
+        return [y, *torch.autograd.grad(y, (x, weight), gradient.to(y.dtype))]
+
+    def ours(x: Any, weight: Any) -> Any:
+        return torch.func.functional_call(net, {"0.weight": weight}, (x,))
+
+    def exact(x: Any, weight: Any) -> Any:
+        return torch.nn.functional.conv2d(x, weight, padding=1)
+
+    found, again = outcome(x, conv.weight, ours), outcome(x, conv.weight, ours)
+    for one, other, wanted in zip(found, again, outcome(x.double(), conv.weight.double(), exact), strict=True):
+        assert torch.equal(one, other)
+        assert float((one - wanted).norm()) < 2e-3 * float(wanted.norm())  # bf16 has 8 bits: up to 2^-9 of each value
+
+
+@ON_GPU
 def test_branches_on_streams_give_the_same(tmp_path: Path, exact: None) -> None:
     """Side by side or one after the other: maps and gradients of five batches in a row, freed and made anew."""
     plain, spread = Training(tmp_path, "cuda"), Training(tmp_path, "cuda")
@@ -362,6 +431,7 @@ def test_graph_of_compiled_parts(tmp_path: Path, backend: str, exact: None) -> N
     eager, both = Training(tmp_path, "cuda", bf16=True), Training(tmp_path, "cuda", bf16=True)
     fast.compile_parts(both.net, backend=backend)
     fast.branches_on_streams(both.net)
+    assert narrow.replace(both.net) > 0
     step = fast.GraphedStep(both.work, both.net, both.optimizer, also=[both.recorder.losses])
     for seed in range(3):
         batch = batch_of(4, seed)
