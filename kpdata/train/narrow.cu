@@ -11,19 +11,21 @@ typedef unsigned short bf16;
 #define TAPS 9
 #define WEIGHTS (TAPS * CHANNELS * CHANNELS)
 #define PIXEL (CHANNELS * 2)  // bytes
+
 // Where 8 channels (`chunk` of 4) of a pixel lie in shared memory, in bytes. Chunks change places from one pair of pixels
 // to the next: any 8 pixels in a row then lie in different banks.
 __device__ __forceinline__ u32 at(u32 pixel, u32 chunk) { return pixel * PIXEL + ((chunk ^ (pixel >> 1 & 3)) << 4); }
 
 __device__ __forceinline__ u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// 16 bytes from global memory, or zeros, into shared memory, some time before `arrived`.
+// 16 bytes from global memory, or zeros, into shared memory: on their way when `sent`, there when `arrived`.
 __device__ __forceinline__ void bring(u32 to, const bf16* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void sent() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
+// Four matrices of 8 x 8, whose rows are 16 bytes where each lane says; `transposed` gives them so.
 __device__ __forceinline__ void matrices(u32 (&r)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
@@ -32,10 +34,11 @@ __device__ __forceinline__ void transposed(u32 (&r)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
 }
+// c (16 x 8, fp32) += a (16 x 16) * b (16 x 8), spread over the warp as PTX's "mma.m16n8k16" has it.
 __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 __device__ __forceinline__ u32 packed(float low, float high) {
     u32 both;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,26 @@ def test_narrow_convolutions_stay_torchs_on_a_cpu() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.rand(2, 32, 8, 8, dtype=dtype)
         assert torch.equal(replaced.to(dtype)(x), plain.to(dtype)(x))
+
+
+def test_narrow_convolutions_need_what_compiles_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older GPU, an older torch, or no CUDA toolkit: torch's convolutions stay, and nothing is raised."""
+    asked = []
+
+    def without_toolkit(source: str, name: str) -> Any:
+        asked.append((source.count("__global__"), name))
+        raise OSError("CUDA_HOME environment variable is not set")
+
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", without_toolkit, raising=False)
+    assert not narrow._compiles(gpu)
+    assert asked == [(3, "convolve")]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert not narrow._compiles(gpu)
+    monkeypatch.delattr(torch.cuda, "_compile_kernel")
+    assert not narrow._compiles(gpu) and len(asked) == 1
 
 
 # --------------------------------------------------------------------------------------------------------- on a GPU
