@@ -84,10 +84,11 @@ class Loop:
         # Under DistributedDataParallel gradients must come one by one, to be averaged while others are computed.
         self.short = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else None
         self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
-        self.narrow = 0  # convolutions that kpdata has a faster way for
+        self.narrow = 0  # convolutions that run by narrow.cu
         if config.graph:
             fast.branches_on_streams(self.net)
-            self.narrow = narrow.replace(self.net)
+            if self.bf16:  # in a graph alone: launched from Python, they cost more than they save
+                self.narrow = narrow.replace(self.net)
             also = [] if self.recorder is None else [self.recorder.losses]
             self.graph = fast.GraphedStep(lambda batch: self.learn([batch])[0], self.net, self.optimizer, also=also)
         self.per_epoch = run.loader.per_epoch

@@ -1,9 +1,9 @@
 """Convolutions of 32 channels on a GPU, 3x3, in bf16 and NHWC: HRNet-W32 spent a fifth of a step on its 64 of them.
 
-They are limited by memory: of 256 people at 64 x 48, an H100 reads and writes the data in 41 us. cuDNN 9 takes 86 us
-forward, 84 us for the gradient of the input and 152 us for that of the weights, because it reads a pixel again for each
-of the nine taps; `narrow.cu` reads it once, and takes 48, 51 and 59 us. CUDA's own compiler, which comes with torch,
-builds it when it is first used, in a second or two.
+They are limited by memory: an H100 reads and writes the data of 256 people at 64 x 48 in 41 us. cuDNN 9.19 takes 86 us
+forward, 84 us for the gradient of the input and 152 us for that of the weights; `narrow.cu`, which fetches a pixel once
+(nearly: two rows more a band) for all nine taps, takes 48, 51 and 59 us. NVRTC, the compiler that comes with torch for
+CUDA, builds it when it is first used, in a second or two.
 
     narrow.replace(net)                 # what it does not fit, and what a GPU does not have, stays as it is
 
@@ -26,16 +26,17 @@ _PIXEL = CHANNELS * 2  # bytes
 _WEIGHTS = CHANNELS * CHANNELS * TAPS
 _BANDS = (16, 8, 4, 2)  # image rows that a block of threads takes at a time: as many as its memory holds
 _KERNELS = ("convolve", "weights_gradient", "add_shares")
+_HOPPER = 9  # cp.async and mma of bf16 came with Ampere, 8; it was measured on Hopper, so from there on
 _threads = threading.local()
-_WIDEST = 256  # pixels: of wider maps two rows, the fewest, would not fit
-_HOPPER = 9  # the generation that this was measured on; it needs what came with the one before
 
 
 class Convolution(nn.Conv2d):
-    """`nn.Conv2d`, but for bf16 in NHWC on a GPU, which `narrow.cu` has a faster way for."""
+    """`nn.Conv2d`, but for bf16 in NHWC on a GPU, which `narrow.cu` has a faster way for. Made by `replace` alone."""
+
+    widest = 0  # pixels a row, for the memory that the GPU has for a block of threads
 
     def forward(self, input: Tensor) -> Tensor:
-        if _fits(input) and self.weight.dtype == torch.bfloat16:
+        if self.weight.dtype == torch.bfloat16 and _fits(input, self.widest):
             return cast(Tensor, convolve(input, self.weight))
         return super().forward(input)
 
@@ -43,9 +44,9 @@ class Convolution(nn.Conv2d):
 def replace(net: nn.Module) -> int:
     """Lets the convolutions of a network that are narrow enough take the faster way; gives how many these are.
 
-    0 without a GPU of NVIDIA's Hopper generation or a newer one, and where torch cannot compile for it: it can from 2.9
-    on, if there is a CUDA toolkit, of which it looks for the folder alone (CUDA_HOME). Weights and their names stay as
-    they are; copies of the network take the same way.
+    0 without a GPU of NVIDIA's Hopper generation or a newer one, and where torch cannot compile for it: it can from
+    2.10 on, if it finds a CUDA toolkit (CUDA_HOME, nvcc on the PATH, /usr/local/cuda), of which it needs the folder's
+    name alone. Weights and their names stay as they are; copies of the network take the same way.
     """
     device = next(net.parameters()).device
     found = [module for module in net.modules() if type(module) is nn.Conv2d and is_narrow(module)]
@@ -53,6 +54,7 @@ def replace(net: nn.Module) -> int:
         return 0
     for module in found:
         module.__class__ = Convolution
+        module.widest = _widest(_properties(device).shared_memory_per_block_optin)  # type: ignore[assignment]
     return len(found)
 
 
@@ -64,10 +66,11 @@ def is_narrow(conv: nn.Conv2d) -> bool:
     return shape == (CHANNELS, CHANNELS, 3, 3) and set(ways) == {1} and plain
 
 
-def _fits(x: Tensor) -> bool:
+def _fits(x: Tensor, widest: int) -> bool:
+    """Bands have an even number of rows: with 8 dividing the width, their pixels go by 16, as the kernels take them."""
     return (
-        x.is_cuda and x.dtype == torch.bfloat16 and x.ndim == 4 and x.shape[3] % 8 == 0 and x.shape[3] <= _WIDEST
-        and x.is_contiguous(memory_format=torch.channels_last)
+        x.is_cuda and x.dtype == torch.bfloat16 and x.ndim == 4 and x.shape[1] == CHANNELS and x.numel() > 0
+        and x.shape[3] % 8 == 0 and x.shape[3] <= widest and x.is_contiguous(memory_format=torch.channels_last)
     )  # fmt: skip
 
 
@@ -80,7 +83,7 @@ def _compiles(device: torch.device) -> bool:
     try:
         with torch.cuda.device(device):
             return all(_kernel(name, device) for name in _KERNELS)
-    except (OSError, RuntimeError):  # no CUDA_HOME; a compiler or driver that does not know the device
+    except Exception:  # no toolkit, no setuptools, another torch, ...: whatever is missing, torch's own way is there
         return False
 
 
@@ -93,7 +96,7 @@ def _compiles(device: torch.device) -> bool:
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """x (B, 32, H, W) and weight (32, 32, 3, 3) -> (B, 32, H, W): bf16 on a GPU in NHWC, stride 1, zeros around.
 
-    8 divides W, which is 256 at most. With gradients.
+    8 divides W; `Convolution` says how wide maps may be. With gradients.
     """
     return _convolved(x, weight, backward=False)
 
@@ -127,23 +130,23 @@ convolve.register_autograd(lambda ctx, gradient: _backward(gradient, *ctx.saved_
 def _convolved(x: Tensor, weight: Tensor, *, backward: bool) -> Tensor:
     x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
     height, width = x.shape[2:]
-    band = _band(x, lambda rows: 2 * _WEIGHTS + 2 * (rows + 2) * (width + 2) * _PIXEL)
+    band, memory = _band(_for_maps, x)
     y = _like(x)
-    _launch("convolve", x, band, 256, [x, weight, y, len(x), height, width, band[0], _inverse(width), int(backward)])
+    numbers = [len(x), height, width, band, _inverse(width), int(backward)]
+    _launch("convolve", x.device, _blocks(x, band), 256, memory, [x, weight, y, *numbers])
     return y
 
 
 def _gradient_of_weight(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
     x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
     height, width = x.shape[2:]
-    band = _band(x, lambda rows: max(4 * _WEIGHTS, 2 * ((rows + 2) * (width + 2) + rows * width) * _PIXEL))
-    blocks = _blocks(x, band[0])
-    shares = torch.empty((blocks, _WEIGHTS), device=x.device)
-    numbers = [len(x), height, width, band[0], _inverse(width)]
-    _launch("weights_gradient", x, band, 384, [x, gradient, shares, *numbers])
+    band, memory = _band(_for_weights, x)
+    blocks = _blocks(x, band)
+    shares = torch.empty((blocks, _WEIGHTS), dtype=torch.float32, device=x.device)
+    numbers = [len(x), height, width, band, _inverse(width)]
+    _launch("weights_gradient", x.device, blocks, 384, memory, [x, gradient, shares, *numbers])
     result = _like(weight)
-    with torch.cuda.device(x.device):
-        _kernel("add_shares", x.device)(grid=(_WEIGHTS // 32, 1, 1), block=(256, 1, 1), args=[shares, result, blocks])
+    _launch("add_shares", x.device, _WEIGHTS // 32, 256, 0, [shares, result, blocks])
     return result
 
 
@@ -151,36 +154,35 @@ def _like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.channels_last)
 
 
-def _launch(name: str, x: Tensor, band: tuple[int, int], threads: int, arguments: list[Any]) -> None:
-    rows, memory = band
-    with torch.cuda.device(x.device):
-        _enter(x.device)
-        kernel = _kernel(name, x.device)
-        kernel.set_shared_memory_config(memory)
-        kernel(grid=(_blocks(x, rows), 1, 1), block=(threads, 1, 1), args=arguments, shared_mem=memory)
+def _for_maps(band: int, width: int) -> int:
+    """Bytes that a block of `convolve` needs: the weights, and two bands with zeros around."""
+    return 2 * _WEIGHTS + 2 * (band + 2) * (width + 2) * _PIXEL
 
 
-def _enter(device: torch.device) -> None:
-    """A thread, such as that of gradients, can launch kernels of one's own after torch has launched one in it."""
-    if device not in (entered := _threads.__dict__.setdefault("entered", set())):
-        torch.zeros((), device=device)
-        entered.add(device)
+def _for_weights(band: int, width: int) -> int:
+    """Bytes that a block of `weights_gradient` needs: two bands of both maps, and at the end its sums."""
+    return max(4 * _WEIGHTS, 2 * ((band + 2) * (width + 2) + band * width) * _PIXEL)
 
 
-def _band(x: Tensor, memory: Callable[[int], int]) -> tuple[int, int]:
-    """The most rows of an image that fit into the memory of a block, twice; and the bytes."""
-    limit = _properties(x).shared_memory_per_block_optin
-    return next((rows, memory(rows)) for rows in _BANDS if memory(rows) <= limit or rows == _BANDS[-1])
+def _widest(limit: int) -> int:
+    """The width of maps of which the smallest band fits into the memory of a block, in bytes."""
+    needed = [
+        (width, max(need(_BANDS[-1], width) for need in (_for_maps, _for_weights))) for width in range(8, 1024, 8)
+    ]
+    return max((width for width, memory in needed if memory <= limit), default=0)
 
 
-def _blocks(x: Tensor, rows: int) -> int:
+def _band(needed: Callable[[int, int], int], x: Tensor) -> tuple[int, int]:
+    """The most rows of an image that fit into the memory of a block, and the bytes."""
+    limit = _properties(x.device).shared_memory_per_block_optin
+    bands = [(band, needed(band, x.shape[3])) for band in _BANDS]
+    return next((band, memory) for band, memory in bands if memory <= limit)
+
+
+def _blocks(x: Tensor, band: int) -> int:
     """One for each multiprocessor, if there is so much to do."""
-    processors: int = _properties(x).multi_processor_count
-    return min(len(x) * -(-x.shape[2] // rows), processors)
-
-
-def _properties(x: Tensor) -> Any:
-    return torch.cuda.get_device_properties(x.device)
+    processors: int = _properties(x.device).multi_processor_count
+    return min(len(x) * -(-x.shape[2] // band), processors)
 
 
 def _inverse(width: int) -> int:
@@ -188,7 +190,29 @@ def _inverse(width: int) -> int:
     return -(-(2**32) // width)
 
 
+def _launch(name: str, device: torch.device, blocks: int, threads: int, memory: int, arguments: list[Any]) -> None:
+    with torch.cuda.device(device):
+        _enter(device)
+        _kernel(name, device)(grid=(blocks, 1, 1), block=(threads, 1, 1), args=arguments, shared_mem=memory)
+
+
+def _enter(device: torch.device) -> None:
+    """Makes the device's context current in a thread that is new, such as that of gradients: torch's launches do, the
+    driver's own, which this is, do not."""
+    if device not in (entered := _threads.__dict__.setdefault("entered", set())):
+        torch.zeros((), device=device)
+        entered.add(device)
+
+
 @functools.cache
 def _kernel(name: str, device: torch.device) -> Any:
+    """A kernel for a device, which is the current one, with all the memory for a block that the device has."""
     source = (resources.files(__package__) / "narrow.cu").read_text()
-    return torch.cuda._compile_kernel(source, name)
+    kernel = torch.cuda._compile_kernel(source, name)
+    if name != "add_shares":  # which has its own, of a size that is known
+        kernel.set_shared_memory_config(_properties(device).shared_memory_per_block_optin)
+    return kernel
+
+
+def _properties(device: torch.device) -> Any:
+    return torch.cuda.get_device_properties(device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -308,16 +309,21 @@ def test_options_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pyt
         fast.GraphedStep(lambda batch: batch.images.sum(), net, torch.optim.Adam(net.parameters()))
 
 
-@pytest.mark.parametrize("loss", ["mse", "ohkm"])
-def test_what_stands_around_the_network_compiles(tmp_path: Path, loss: Any) -> None:
+@pytest.mark.parametrize(("loss", "backend"), [("mse", "aot_eager"), ("ohkm", "aot_eager"), ("mse", "inductor")])
+def test_what_stands_around_the_network_compiles(tmp_path: Path, loss: Any, backend: str) -> None:
     """Preparing a batch with all that a device may have to do, and the loss with its gradient, are one graph each, with
-    the numbers of the functions as they are written."""
+    the numbers of the functions as they are written; but for whole values of pixels that rounding makes the next."""
+    if backend == "inductor" and not any(map(shutil.which, fast._COMPILERS)):
+        pytest.skip("no C++ compiler here")
     batch, policies = batch_of(3, 1), policy_table([("target", "ignore"), ("ignore", "negative")])
     prepared = prepare(batch, SPEC, policies)
-    for one, other in zip(fast.compiled(prepare, backend="aot_eager")(batch, SPEC, policies), prepared, strict=True):
+    images, *others = fast.compiled(prepare, backend=backend)(batch, SPEC, policies)
+    off = (images - prepared[0]).abs()
+    assert float((off > 1e-3).float().mean()) < 1e-3 and float(off.max()) < 2.01 / 255 / min(SPEC.std)
+    for one, other in zip(others, prepared[1:], strict=True):
         torch.testing.assert_close(one, other)
     outcomes = []
-    for function in (heatmap_loss, fast.compiled(heatmap_loss, backend="aot_eager")):
+    for function in (heatmap_loss, fast.compiled(heatmap_loss, backend=backend)):
         maps = torch.rand(prepared[1].shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
         total, each = function(maps, *prepared[1:], kind=loss, known=batch.known)
         outcomes.append([total, each, *torch.autograd.grad(total, maps)])
@@ -347,23 +353,57 @@ def test_narrow_convolutions_stay_torchs_on_a_cpu() -> None:
 
 
 def test_narrow_convolutions_need_what_compiles_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older GPU, an older torch, or no CUDA toolkit: torch's convolutions stay, and nothing is raised."""
-    asked = []
+    """An older GPU, an older torch, no CUDA toolkit, no setuptools: torch's convolutions stay, nothing is raised."""
+    asked, answers = [], [OSError("CUDA_HOME environment variable is not set"), ModuleNotFoundError("setuptools"), None]
 
-    def without_toolkit(source: str, name: str) -> Any:
+    def compiler(source: str, name: str) -> Any:
         asked.append((source.count("__global__"), name))
-        raise OSError("CUDA_HOME environment variable is not set")
+        if answer := answers[len(asked) - 1]:
+            raise answer
+        return object()  # torch 2.8 and 2.9: a kernel that cannot have more memory
 
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.cuda, "_compile_kernel", without_toolkit, raising=False)
-    assert not narrow._compiles(gpu)
-    assert asked == [(3, "convolve")]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Block(232_448))
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", compiler, raising=False)
+    assert not any(narrow._compiles(gpu) for _ in answers)
+    assert asked == [(3, "convolve")] * 3
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     assert not narrow._compiles(gpu)
     monkeypatch.delattr(torch.cuda, "_compile_kernel")
-    assert not narrow._compiles(gpu) and len(asked) == 1
+    assert not narrow._compiles(gpu) and len(asked) == 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a GPU is asked for."""
+
+    shared_memory_per_block_optin: int
+
+
+@pytest.mark.parametrize(("limit", "widest"), [(232_448, 296), (101_376, 128), (20_000, 0)])
+def test_narrow_convolutions_have_room(monkeypatch: pytest.MonkeyPatch, limit: int, widest: int) -> None:
+    """Of an H100 and of the newest GPUs for desktops: every width that is taken has a band that fits."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Block(limit))
+    assert narrow._widest(limit) == widest
+    for width in range(8, widest + 1, 8):
+        for needed in (narrow._for_maps, narrow._for_weights):
+            band, memory = narrow._band(needed, torch.empty(1, 32, 8, width, device="meta"))
+            assert memory == needed(band, width) <= limit
+            places = np.arange((band + 2) * width)
+            assert ((places * narrow._inverse(width) >> 32) == places // width).all()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_narrow_convolutions_are_known_to_compilers(layout: Any) -> None:
+    """Shapes, types and layout of output and gradients without any data: bf16 in NHWC, as the kernels write."""
+    x, weight = (torch.empty(shape, device="meta", dtype=torch.bfloat16) for shape in ((2, 32, 5, 24), (32, 32, 3, 3)))
+    x, weight = (tensor.to(memory_format=layout).requires_grad_() for tensor in (x, weight))
+    y = narrow.convolve(x, weight)
+    for one, other in zip((y, *torch.autograd.grad(y.sum(), (x, weight))), (x, x, weight), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, torch.bfloat16)
+        assert one.is_contiguous(memory_format=torch.channels_last)
 
 
 # --------------------------------------------------------------------------------------------------------- on a GPU
@@ -404,7 +444,20 @@ def _distance(one: list[Any], other: list[Any]) -> float:
 
 
 @ON_GPU
-@pytest.mark.parametrize("shape", [(3, 64, 48), (5, 96, 72), (300, 16, 16), (2, 20, 56), (1, 2, 8)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 64, 48),
+        (5, 96, 72),
+        (300, 16, 16),
+        (2, 20, 56),
+        (1, 2, 8),
+        (3, 5, 24),
+        (1, 7, 8),
+        (2, 33, 128),
+        (1, 5, 296),
+    ],
+)
 def test_narrow_convolutions_equal_float64(shape: tuple[int, int, int]) -> None:
     """Output and both gradients are those of float64, rounded to bf16, as cuDNN's are; and the same each time."""
     torch.manual_seed(1)

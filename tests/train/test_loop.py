@@ -51,6 +51,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert result.steps == 12 * PEOPLE // BATCH
     assert result.loss < 0.5 * losses[0]
     assert [line["event"] for line in lines] == ["start", *["train"] * 12, "end"]
+    assert lines[0]["narrow"] == 0  # of a CPU
     json.dumps(lines)
 
 
