@@ -71,7 +71,8 @@ def areas(gt: Dataset, needed: Bools, rule: str | None, notes: list[str]) -> Are
     if (missing := needed & (chosen == _NONE)).any():
         raise _nothing_for(gt, missing, rule)
     values = _measured(gt, chosen, field, labelled)
-    used = [number for number in range(len(RULES)) if (needed & (chosen == number)).any()] or [_FILE]
+    tried = sorted(range(len(RULES)), key=lambda number: rule == "keypoints" and number != _KEYPOINTS)
+    used = [number for number in tried if (needed & (chosen == number)).any()] or [_FILE]
     own = _owned(gt) if rule is None else np.zeros(len(gt), bool)
     if rule is None:
         _tell(chosen, needed & ~own, notes)

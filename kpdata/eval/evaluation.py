@@ -60,6 +60,12 @@ class Evaluation:
     metric: str = "oks"
     groups: Mapping[str, Curves] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """The numbers, and of how many: the arrays behind them would fill pages."""
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in self.stats.items())
+        people, found = len(self.sides.gt), len(self.sides.predictions)
+        return f"<Evaluation by {self.metric}: {numbers}; {people:,} people, {found:,} predictions>"
+
     @property
     def summary(self) -> dict[str, float]:
         """The numbers: `stats` by another name."""
@@ -339,6 +345,7 @@ def evaluate(
     skeleton, unknown_images: as there. Raises EvaluationError for an option that the metric does not have, and where
     the two datasets cannot be scored together.
     """
+    _expect_datasets(gt, predictions)
     bones = load(skeleton) if isinstance(skeleton, str) else skeleton
     name = protocols.choose(gt, predictions, metric, bones)
     if name in protocols.POINT_METRICS:
@@ -355,6 +362,13 @@ def evaluate(
         gt, predictions, metric=name, skeleton=bones, mode=mode, area=area, unknown_images=unknown_images, like=like,
         max_dets=max_dets,
     )  # fmt: skip
+
+
+def _expect_datasets(gt: object, predictions: object) -> None:
+    for what, given in (("ground truth", gt), ("predictions", predictions)):
+        if not isinstance(given, Dataset):
+            found = f"{given}" if isinstance(given, str | Path) else f"a {type(given).__name__}"
+            raise EvaluationError(f"{what}: {found}, expected a Dataset", hint="kpdata.read(path) gives one")
 
 
 _OPTIONS = {"like": "like (--as)", "variant": "variant (--as)"}
@@ -397,6 +411,7 @@ def evaluate_oks(
     number of keypoints, no keypoints, no scores, no sigmas, somebody without area, box and keypoints; and where the
     metric is one of single people.
     """
+    _expect_datasets(gt, predictions)
     bones = load(skeleton) if isinstance(skeleton, str) else skeleton
     name = protocols.choose(gt, predictions, metric, bones)
     if name not in protocols.OKS_METRICS:

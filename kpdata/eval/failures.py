@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kpdata import files, schema
 from kpdata.arrays import lookup
-from kpdata.errors import EvaluationError
+from kpdata.errors import EvaluationError, WriteError
 from kpdata.eval.errors import KeypointErrors, Kind, duplicates, proximity
 from kpdata.eval.keypoints import distances, sigma_units
 from kpdata.eval.oks import Bools, Floats, Ints
@@ -119,11 +119,20 @@ def matches(sides: Sides, pairings: Sequence[Pairing], errors: Sequence[Keypoint
 
 
 def write_parquet(table: pa.Table, path: Path, *, force: bool = False) -> None:
-    """Write a table as one Parquet file. DestinationExists without `force`; WriteError where the disk refuses."""
+    """Write a table as one Parquet file. DestinationExists without `force`; WriteError where the disk refuses, and for
+    a name that promises another format."""
     import pyarrow.parquet as pq
 
+    expect_parquet(path)
     with files.replacing(path, force=force) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def expect_parquet(path: Path) -> None:
+    """WriteError for the name of another kind of file, such as x.csv; no ending at all is fine."""
+    if path.suffix not in ("", ".parquet", ".pq"):
+        hint = f"call it {path.with_suffix('.parquet').name}; pandas.read_parquet(...).to_csv(...) makes a table of it"
+        raise WriteError(f"{path} would be a Parquet file, which its name does not say", hint=hint)
 
 
 def worst_of_each(table: pa.Table, limit: int) -> Ints:

@@ -37,6 +37,11 @@ def _absent(sides: Sides) -> Iterator[str]:
     if crowds := int(_missing(sides.gt, "iscrowd").sum()):
         who = many(crowds, "person has", "people have")
         yield f"{who} no iscrowd: none of them is taken for a crowd (pycocotools stops)"
+    if lost := sum(_without_keypoints(sides.gt, part) for part in sides.parts):
+        yield (
+            f"{many(lost, 'person has', 'people have')} num_keypoints above 0 and no keypoints: whatever lies in their "
+            "box matches them (pycocotools stops); label them, or set num_keypoints to 0"
+        )
     boxes = _missing(sides.gt, "bbox")
     if not boxes.any():
         return
@@ -52,6 +57,10 @@ def _missing(gt: Dataset, field: str) -> Bools:
     """(N,) rows of the persons table without this field."""
     column = gt.persons[field]
     return ~schema.valid(column) if column.null_count else np.zeros(len(gt), bool)
+
+
+def _without_keypoints(gt: Dataset, part: Part) -> int:
+    return int((_missing(gt, "keypoints")[part.truth_rows] & (part.truth.num_keypoints > 0)).sum())
 
 
 def _labelled(part: Part) -> Bools:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from kpdata.eval.prepare import Sides
 
 _RANGES = {"m": "medium (32² to 96² px)", "l": "large (96² px and more)"}
-_LEVELS = {"E": "easy (crowdIndex < 0.2)", "M": "medium (crowdIndex < 0.8)", "H": "hard (crowdIndex of 0.8 and more)"}
+_LEVELS = {
+    "E": "easy (crowdIndex < 0.2)",
+    "M": "medium (crowdIndex of 0.2 to below 0.8)",
+    "H": "hard (crowdIndex of 0.8 and more)",
+}
 
 
 def on_people(gt: Dataset, sizes: Areas, needed: Bools, scored: int, protocol: Protocol, mode: Mode) -> Iterable[str]:
@@ -116,14 +120,20 @@ def _unmeasurable(part: Part) -> Bools:
 
 def on_counts(parts: Iterable[Part]) -> Iterable[str]:
     """People whose num_keypoints contradicts their keypoints."""
-    odd = 0
+    left_out, kept = 0, 0
     for part in parts:
-        labelled = (part.visibility > 0).any(axis=1)
-        people = isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd
-        odd += int((people & part.mask.all() & ((part.truth.num_keypoints == 0) == labelled)).sum())
-    if odd:
-        who = many(odd, "person whose num_keypoints is 0 has", "people whose num_keypoints is 0 have")
-        yield f"{who} labelled keypoints, or the reverse: the field decides"
+        labelled, none = (part.visibility > 0).any(axis=1), part.truth.num_keypoints == 0
+        people = isin(part.truth.category_id, part.category_ids) & ~part.truth.iscrowd & part.mask.all()
+        left_out, kept = (
+            left_out + int((people & none & labelled).sum()),
+            kept + int((people & ~none & ~labelled).sum()),
+        )
+    if left_out:
+        who = many(left_out, "person whose num_keypoints is 0 has", "people whose num_keypoints is 0 have")
+        yield f"{who} labelled keypoints: the field decides, and nobody has to find them"
+    if kept:
+        who = many(kept, "person whose num_keypoints is above 0 has", "people whose num_keypoints is above 0 have")
+        yield f"{who} no labelled keypoint: the field decides, and whatever lies in their box finds them"
 
 
 def trapped(sides: Sides) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -210,8 +211,42 @@ def test_unlabelled_person_that_counts(coco):
     """num_keypoints above 0 without a labelled keypoint: the distance to the box, as the file says."""
     raw = truth([*people(), person(50, 1, x=400.0, keypoints=[0] * 51, num_keypoints=4)])
     found = [*results(truth(people())), {**results(truth([person(1, 1, x=400.0)]))[0], "score": 0.99}]
-    words = "1 person whose num_keypoints is 0 has labelled keypoints, or the reverse: the field decides"
+    words = (
+        "1 person whose num_keypoints is above 0 has no labelled keypoint: the field decides, and whatever lies in their "
+        "box finds them"
+    )
     assert words in assert_same_bits(coco, raw, found).notes
+
+
+def test_labelled_person_that_does_not_count(coco):
+    """num_keypoints of 0 with labelled keypoints: a region to ignore, as the file says, and a note."""
+    raw = truth([*people(), person(50, 1, x=400.0, num_keypoints=0)])
+    words = "1 person whose num_keypoints is 0 has labelled keypoints: the field decides, and nobody has to find them"
+    assert words in assert_same_bits(coco, raw, results(truth(people()))).notes
+
+
+def test_people_without_the_field_keypoints():
+    """pycocotools stops at a person who counts and has none; here a number, and a sentence that says who matches them."""
+    raw = truth([*people(), {**person(50, 1, num_keypoints=4)}])
+    del raw["annotations"][-1]["keypoints"]
+    notes = ours(raw, results(truth(people()))).notes
+    assert any(
+        note.startswith("1 person has num_keypoints above 0 and no keypoints: whatever lies in") for note in notes
+    )
+
+
+def test_paths_are_no_datasets():
+    """Who gives the names of files learns how to open them."""
+    for given in ("truth.json", Path("truth.json")):
+        with pytest.raises(EvaluationError, match=r"ground truth: truth.json, expected a Dataset. kpdata.read\(path\)"):
+            evaluate(given, given)
+
+
+def test_an_evaluation_is_told_in_a_line():
+    """Numbers and counts, where the arrays behind them would fill pages."""
+    raw = truth(people())
+    told = repr(ours(raw, results(raw)))
+    assert told.startswith("<Evaluation by oks: AP ") and told.endswith(" predictions>") and len(told) < 300
 
 
 def test_odd_boxes_of_unlabelled_people(coco):
@@ -366,6 +401,14 @@ def test_area_of_the_file_alone():
     del raw["annotations"][1]["area"]
     with pytest.raises(EvaluationError, match="no area for 1 of 3 people, such as annotation 2"):
         ours(raw, results(raw), area="file")
+
+
+def test_the_area_by_keypoints_is_told_first():
+    """The rule that was asked for, then what stands in for it: the box of who has no labelled keypoint."""
+    raw = truth([*people(3), person(50, 1, keypoints=[0] * 51, num_keypoints=4)])
+    facts = ours(raw, results(truth(people(3))), area="keypoints").facts
+    assert list(facts["area_rules"]) == ["keypoints", "bbox"]
+    assert facts["area"] == "the extent of the labelled keypoints, else w × h of the ground truth's bbox"
 
 
 def test_an_unknown_area_rule():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kpdata import schema
 from kpdata.converters import coco as coco_format
 from kpdata.converters import coco_results
-from kpdata.errors import DestinationExists, EvaluationError
+from kpdata.errors import DestinationExists, EvaluationError, WriteError
 from kpdata.eval import evaluate
 from kpdata.eval.errors import KeypointErrors, Kind, classify
 from kpdata.eval.failures import FAILURES, KINDS, MATCHES, dominant, failures, matches, worst_of_each, write_parquet
@@ -382,6 +382,9 @@ def test_parquet_round_trip(scene, tmp_path):
     assert len(table.to_pandas()) == table.num_rows
     with pytest.raises(DestinationExists):
         write_parquet(table, path)
+    with pytest.raises(WriteError, match=r"failures.csv would be a Parquet file.* call it failures.parquet"):
+        write_parquet(table, tmp_path / "failures.csv")
+    assert not (tmp_path / "failures.csv").exists()
 
 
 def test_no_pandas_is_imported():
