@@ -212,8 +212,8 @@ def test_unlabelled_person_that_counts(coco):
     raw = truth([*people(), person(50, 1, x=400.0, keypoints=[0] * 51, num_keypoints=4)])
     found = [*results(truth(people())), {**results(truth([person(1, 1, x=400.0)]))[0], "score": 0.99}]
     words = (
-        "1 person whose num_keypoints is above 0 has no labelled keypoint: the field decides, and whatever lies in their "
-        "box finds them"
+        "1 person whose num_keypoints is above 0 has no labelled keypoint: the field decides, and whatever lies in "
+        "their box finds them"
     )
     assert words in assert_same_bits(coco, raw, found).notes
 
@@ -226,7 +226,7 @@ def test_labelled_person_that_does_not_count(coco):
 
 
 def test_people_without_the_field_keypoints():
-    """pycocotools stops at a person who counts and has none; here a number, and a sentence that says who matches them."""
+    """pycocotools stops at a person who counts and has none; here a number, and a sentence about who matches them."""
     raw = truth([*people(), {**person(50, 1, num_keypoints=4)}])
     del raw["annotations"][-1]["keypoints"]
     notes = ours(raw, results(truth(people()))).notes
@@ -237,9 +237,9 @@ def test_people_without_the_field_keypoints():
 
 def test_paths_are_no_datasets():
     """Who gives the names of files learns how to open them."""
-    for given in ("truth.json", Path("truth.json")):
+    for path in ("truth.json", Path("truth.json")):
         with pytest.raises(EvaluationError, match=r"ground truth: truth.json, expected a Dataset. kpdata.read\(path\)"):
-            evaluate(given, given)
+            evaluate(path, path)
 
 
 def test_an_evaluation_is_told_in_a_line():
