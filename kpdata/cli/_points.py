@@ -57,10 +57,11 @@ def show(
 
     facts = result.facts
     print(f"{paths['predictions']} against {paths['gt']}")
-    print(f"{result.metric} on {facts['skeleton']}" + (f", as {facts['variant']}" if facts["variant"] else ""))
+    print(f"{result.metric} on {facts['skeleton']}" + (f", as {result.rules}" if result.rules else ""))
     print(counted(facts["counts"]))
     if facts["normalizer"]:
-        print(f"length: {facts['normalizer']['words']}")
+        over = f"; AUC {result.auc_range}" if result.auc_range else ""
+        print(f"length: {facts['normalizer']['words']}{over}")
     print(f"predictions found by: {facts['pairing']}")
     print("\n".join(result.lines()))
     if intervals:
@@ -74,7 +75,7 @@ def show(
         print("\nWhat would help most")
         for number, words in enumerate(helps, start=1):
             print(f"{number}. {words}")
-    for note in result.notes:
+    for note in (*result.notes, *_few(intervals, slices)):
         console.warn(note)
 
 
@@ -86,6 +87,7 @@ def _json(
         del found["per_keypoint"]
     if intervals:
         found["bootstrap"] = intervals.to_json()
+        found["notes"] = [*result.notes, *_few(intervals, slices)]
     if slices is not None:
         found["slices"] = slices.to_pylist()
     if why:
@@ -93,6 +95,20 @@ def _json(
                   "errors": result.errors().to_pylist(), "reach": result.why.reach}  # fmt: skip
         found |= {} if result.metric == "PCP" else {"opportunity": result.opportunity().to_pylist()}
     return found
+
+
+def _few(intervals: Intervals | None, slices: pa.Table | None) -> list[str]:
+    """The note about intervals of few images, as far as intervals were asked for."""
+    if intervals is None:
+        return []
+    from kpdata.eval.bootstrap import on_few_images
+
+    return on_few_images(intervals, [] if slices is None else slices.to_pylist())
+
+
+def _interval(low: float | None, high: float | None, factor: float) -> str:
+    """A dash where there is none."""
+    return "–" if low is None or low != low else f"{_number(low, factor)} … {_number(high, factor)}"
 
 
 def _unit(result: PointsEvaluation) -> tuple[str, float]:
@@ -110,7 +126,7 @@ def _print_intervals(result: PointsEvaluation, intervals: Intervals) -> None:
     rows = []
     for name, value, low, high in columns:
         times = 100.0 if name == "missing" else factor
-        rows.append((name, _number(value, times), f"{_number(low, times)} … {_number(high, times)}"))
+        rows.append((name, _number(value, times), _interval(low, high, times)))
     title = f"{100 * intervals.level:g} % intervals, {len(intervals.samples):,} resamples of the images"
     console.table(("", f"value [{unit}]", "interval"), rows, title=title, right=(1, 2))
 
@@ -156,7 +172,7 @@ def _print_slices(result: PointsEvaluation, slices: pa.Table) -> None:
         (row["by"], row["slice"], f"{row['people']:,}", _number(row["value"], factor), _number(row["mean"], factor),
          _number(row["missing"], form="{:.1%}"), _number(row["error_px_median"], form="{:.1f}"),
          _number(row["error_px_p90"], form="{:.1f}"),
-         *([f"{_number(row['low'], factor)} … {_number(row['high'], factor)}"] if drawn else []))
+         *([_interval(row["low"], row["high"], factor)] if drawn else []))
         for row in table
     ]  # fmt: skip
     headers = ("by", "slice", "people", f"{name} [{unit}]", "mean", "missing", "px", "90 %",

@@ -127,6 +127,7 @@ def evaluate(
     outputs |= {"--arrays": arrays}
     sides.expect_choices(mode, unknown_images)
     _expect_company(images, report, seed, resamples)
+    _expect_parquet(matches, failures, suspects)
     truth = sides.ground_truth(predictions, gt)
     sides.refuse_outputs({**outputs, "--plot": plot}, (predictions, truth), force)
     expect_picture(plot)
@@ -274,10 +275,11 @@ def _explained(result: Evaluation, whole: bool) -> dict[str, Any]:
 
 
 def _json(result: Evaluation, found: _Found) -> dict[str, Any]:
-    """The keys that options add to `Evaluation.to_json`."""
+    """The keys that options add to `Evaluation.to_json`, and the notes with those about them."""
     names = [part.skeleton.name for part in result.sides.parts]
     scores = [{"skeleton": name, **of.to_json()} for name, of in zip(names, found.calibration, strict=False)]
-    more: dict[str, Any] = {"bootstrap": found.intervals.to_json()} if found.intervals else {}
+    more: dict[str, Any] = {"notes": [*result.notes, *_on_few_images(found)]}
+    more |= {"bootstrap": found.intervals.to_json()} if found.intervals else {}
     more |= {"slices": _records(found.slices)} if found.slices is not None else {}
     more |= {"calibration": scores} if found.calibration else {}
     return more | {key: of if isinstance(of, list) else _records(of) for key, of in found.explained.items()}
@@ -297,6 +299,8 @@ def _print(result: Evaluation, found: _Found) -> None:
     for name, facts in result.facts["skeletons"].items():
         sigmas = facts["sigma_source"] or "your own"
         print(f"{result.facts['metric']} on {name} ({facts['keypoints']} keypoints), sigmas: {sigmas}")
+    if not result.facts["skeletons"]:
+        print(f"{result.facts['metric']}, of nobody: the ground truth has no people with keypoints")
     print(counted(result.facts["counts"]))
     print(f"area: {result.facts['area']}; boxes: {', '.join(result.facts['box_sources']) or 'none'}")
     print(f"size of a prediction: {result.facts['detection_area']}")
@@ -309,22 +313,36 @@ def _print(result: Evaluation, found: _Found) -> None:
         _print_keypoints(explained)
         _print_opportunity(explained["opportunity_by_size"])
     if found.slices is not None:
-        _print_slices(found.slices)
+        _print_slices(found.slices, bool(found.intervals))
     for part, scores in zip(result.sides.parts, found.calibration, strict=False):
         _print_calibration(scores, f" of {part.skeleton.name}" if len(found.calibration) > 1 else "")
     if explained and explained["helps"]:
         print("\nWhat would help most")
         for number, words in enumerate(explained["helps"], start=1):
             print(f"{number}. {words}")
-    for note in result.notes:
+    for note in (*result.notes, *_on_few_images(found)):
         console.warn(note)
+
+
+def _on_few_images(found: _Found) -> list[str]:
+    """The note about intervals of few images, as far as intervals were asked for."""
+    if found.intervals is None:
+        return []
+    from kpdata.eval.bootstrap import on_few_images
+
+    return on_few_images(found.intervals, () if found.slices is None else found.slices.to_dict("records"))
 
 
 def _print_intervals(intervals: Intervals) -> None:
     columns = zip(intervals.names, intervals.estimate, intervals.low, intervals.high, strict=True)
-    rows = [(name, f"{value:.3f}", f"{low:.3f} … {high:.3f}") for name, value, low, high in columns if value >= 0]
+    rows = [(name, f"{value:.3f}", _interval(low, high)) for name, value, low, high in columns if value >= 0]
     title = f"{100 * intervals.level:g} % intervals, {len(intervals.samples):,} resamples of the images"
     console.table(("", "value", "interval"), rows, title=title, right=(1, 2))
+
+
+def _interval(low: float, high: float) -> str:
+    """A dash where there is none."""
+    return "–" if low != low else f"{low:.3f} … {high:.3f}"
 
 
 def _print_opportunity(table: Any) -> None:
@@ -416,15 +434,15 @@ def _print_keypoints(explained: dict[str, Any]) -> None:
     console.table(headers, rows, title=title, right=tuple(range(1, len(headers))))
 
 
-def _print_slices(slices: Any) -> None:
+def _print_slices(slices: Any, drawn: bool) -> None:
+    """drawn: with intervals."""
     shares = "mAP" in slices
     keys = ("mAP", "mAP50", "mAP75") if shares else ("AP", "AP50", "AR")
     low, high = f"{keys[0]}_low", f"{keys[0]}_high"
-    drawn = slices[low].notna().any()
     rows = [
         (row["by"], row["slice"], f"{row['people']:,}",
          *(_number(row[key], "{:.3f}") for key in (*keys, "mean_oks", "missed")),
-         *([f"{row[low]:.3f} … {row[high]:.3f}" if row[low] == row[low] else "–"] if drawn else []))
+         *([_interval(row[low], row[high])] if drawn else []))
         for row in slices.to_dict("records")
     ]  # fmt: skip
     headers = ("by", "slice", "people", *keys, "OKS", "missed", *([f"95 % of {keys[0]}"] if drawn else []))
@@ -453,6 +471,15 @@ def _tables(
         (suspects, lambda: joined(result.sides, result.suspect_tables()), "suspicious labels"),
     ]
     return [(path, make(), what) for path, make, what in wanted if path]
+
+
+def _expect_parquet(*paths: Path | None) -> None:
+    """Before anything is read: a table under the name of another format."""
+    if any(paths):
+        from kpdata.eval.failures import expect_parquet
+
+        for path in filter(None, paths):
+            expect_parquet(path)
 
 
 def _save(tables: list[tuple[Path, pa.Table, str]], force: bool) -> None:

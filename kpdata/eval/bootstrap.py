@@ -13,7 +13,7 @@ make the intervals too narrow.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdata.errors import EvaluationError
+from kpdata.eval import wording
 from kpdata.eval.average_precision import outcome
 from kpdata.eval.matching import Matches
 from kpdata.eval.oks import Bools, Floats, Ints, Params
@@ -29,6 +30,7 @@ from kpdata.eval.part import Part
 
 Weights = NDArray[np.int32]
 
+FEW = 10  # images: percentile intervals of fewer are clearly too narrow (Hesterberg, The American Statistician, 2015)
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 _CELLS: tuple[tuple[float | None, str], ...] = (
     (None, "all"),
@@ -46,7 +48,8 @@ class Intervals:
     """The C numbers (COCO's ten, unless they are of several groups) with what chance may have made of them.
 
     estimate, low, high (C,) in the order of `names`; samples (n, C), NaN where a resample has nothing to average (no
-    large person drawn): such samples take no part in the interval. An interval of a number that is -1 is NaN.
+    large person drawn): such samples take no part in the interval. An interval of a number that is -1 is NaN, and so is
+    that of people who are all on one image: its resamples are all alike, and say nothing about another image.
     """
 
     names: tuple[str, ...]
@@ -56,6 +59,7 @@ class Intervals:
     samples: Floats
     level: float
     seed: int
+    images: Ints | None = None  # (C,) with people that each number counts; None: nobody said
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: number, low and high of each name, with how they were made."""
@@ -73,20 +77,32 @@ def bootstrap(parts: Part | Sequence[Part], n: int = 1000, seed: int = 0, level:
     parts: those of an evaluation (`Evaluation.sides.parts`), or one. level: share of resamples inside an interval.
     Counted are all detections that were matched, so the best 20 of each image unless `Params` says otherwise. The same
     seed gives the same intervals, however many cores there are. Raises EvaluationError for n below 1, a negative
-    seed, a level outside 0 … 1, and where there is no part.
+    seed, and a level outside 0 … 1. Without parts every number is -1, as in the evaluation of nobody.
     """
     parts = [parts] if isinstance(parts, Part) else list(parts)
     check_settings(n, seed, level)
     if not parts:
-        raise EvaluationError("no people to resample: the ground truth has none with keypoints")
+        nothing = np.full(len(NAMES), np.nan)
+        none = np.zeros(len(NAMES), np.int64)
+        return Intervals(
+            NAMES, np.full(len(NAMES), -1.0), nothing, nothing, np.tile(nothing, (n, 1)), level, seed, none
+        )
     images = np.unique(np.concatenate([part.image_ids for part in parts]))
     params = parts[0].params
     curves = [c for part in parts for c in curves_of(part.matches, images, part.params)]
     cells = number_cells(params)
     estimate = pick(*resample(curves, np.ones((1, len(images)), np.int32), params.recall_thresholds), cells)[0]
     samples = pick(*resampled(curves, images, params.recall_thresholds, n, seed), cells)
-    low, high = percentiles(samples, level)
-    return Intervals(NAMES, np.where(np.isnan(estimate), -1.0, estimate), low, high, samples, level, seed)
+    carrying = _carrying(curves, cells)
+    low, high = percentiles(samples, level, carrying)
+    return Intervals(NAMES, np.where(np.isnan(estimate), -1.0, estimate), low, high, samples, level, seed, carrying)
+
+
+def _carrying(curves: Sequence[Curves], cells: Sequence[tuple[Ints, Ints]]) -> Ints:
+    """(10,) on how many images the people are that each number counts."""
+    counting = np.stack([[chosen.truths for chosen in category.ranges] for category in curves])
+    some: Bools = np.any(counting > 0, axis=0)  # (A, I)
+    return np.array(2 * [some[a].any(axis=0).sum() for a, _ in cells], np.int64)  # of precision, and of recall
 
 
 def of_shares(hits: Floats, most: Ints, n: int, seed: int) -> Floats:
@@ -105,7 +121,27 @@ def side_by_side(numbers: Mapping[str, tuple[Intervals, int]]) -> Intervals:
         np.array([getattr(of, field)[i] for of, i in numbers.values()]) for field in ("estimate", "low", "high")
     )
     samples = np.stack([of.samples[:, i] for of, i in numbers.values()], axis=1)
-    return replace(first, names=tuple(numbers), estimate=estimate, low=low, high=high, samples=samples)
+    counts = [None if of.images is None else int(of.images[i]) for of, i in numbers.values()]
+    images = None if None in counts else np.array(counts, np.int64)
+    fields: dict[str, Any] = {"estimate": estimate, "low": low, "high": high, "samples": samples, "images": images}
+    return replace(first, names=tuple(numbers), **fields)
+
+
+def on_few_images(intervals: Intervals | None, slices: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One sentence where numbers, or rows of a table of slices that was made with resamples, rest on fewer than `FEW`
+    images: how many do, and the fewest; none where all rest on more."""
+    numbers: list[tuple[int, str]] = []
+    if intervals is not None and intervals.images is not None:
+        rows = zip(intervals.images.tolist(), intervals.names, intervals.estimate.tolist(), strict=True)
+        numbers = [(images, name) for images, name, value in rows if value >= 0]
+    kinds = [(row["images"], f"{row['by']} {row['slice']}") for row in slices]
+    told = [
+        f"{len(few)} of {wording.many(len(all_of), what)} ({min(few)[1]} on {wording.many(min(few)[0], 'image')})"
+        for what, all_of in (("number", numbers), ("slice", kinds))
+        if (few := [one for one in all_of if one[0] < FEW])
+    ]
+    why = f"intervals that rest on fewer than {FEW} images are too narrow, and one image gives none"
+    return [f"{why}: {', '.join(told)}"] if told else []
 
 
 def check_settings(n: int, seed: int, level: float) -> None:
@@ -118,13 +154,16 @@ def check_settings(n: int, seed: int, level: float) -> None:
         raise EvaluationError(f"level {level}, expected a share between 0 and 1", hint="0.95 is usual")
 
 
-def percentiles(samples: Floats, level: float) -> tuple[Floats, Floats]:
-    """Low and high (C,) of each column of samples (n, C), NaN left out; NaN where a column has nothing else.
+def percentiles(samples: Floats, level: float, images: Ints | None = None) -> tuple[Floats, Floats]:
+    """Low and high (C,) of each column of samples (n, C), NaN left out; NaN where a column has nothing else, and where
+    its people are on fewer than two images (C,).
 
     Between two samples the quantile is interpolated linearly, as NumPy's does by default.
     """
     low, high = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
     some = ~np.isnan(samples).all(axis=0)
+    if images is not None:
+        some &= images > 1
     tail = (1 - level) / 2
     if some.any():
         low[some], high[some] = np.nanquantile(samples[:, some], (tail, 1 - tail), axis=0)

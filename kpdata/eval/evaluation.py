@@ -208,9 +208,11 @@ class Evaluation:
         bootstrap.check_settings(n, seed, level)
         shares = bootstrap.of_shares(*protocols.ai_challenger_images(self.sides.parts), n, seed)
         samples = np.array([list(row.values()) for row in protocols.ai_challenger_numbers(shares)])
-        low, high = bootstrap.percentiles(samples, level)
+        counted = [part.truth.image_id[part.counted()] for part in self.sides.parts]
+        images = np.full(len(self.stats), len(np.unique(np.concatenate([[], *counted]))))
+        low, high = bootstrap.percentiles(samples, level, images)
         estimate = np.array(list(self.stats.values()))
-        return bootstrap.Intervals(tuple(self.stats), estimate, low, high, samples, level, seed)
+        return bootstrap.Intervals(tuple(self.stats), estimate, low, high, samples, level, seed, images)
 
     def suspects(self, *, least: float = 0.2, limit: int | None = 1000) -> pd.DataFrame:
         """Labels that confident predictions contradict, most suspicious first (`suspects.suspects`)."""

@@ -52,14 +52,16 @@ def share_slices(
     if not kinds or not part.counted().any():
         return schema.table(SHARES, 0, {})
     hits, most = sliced_shares(part, kinds)
+    people = people_of(part, kinds, pairing or pair(part))
     low = high = np.full(hits.shape[1], np.nan)
     if n != 0:
         bootstrap.check_settings(n, seed, level)
-        low, high = bootstrap.percentiles(resampled_shares(hits, most, n, seed).mean(axis=2), level)
+        drawn = resampled_shares(hits, most, n, seed).mean(axis=2)
+        low, high = bootstrap.percentiles(drawn, level, people["images"])
     numbers = ai_challenger_numbers(divided(hits.sum(axis=0), most.sum(axis=0)))
     columns = {name: np.array([row[name] for row in numbers]) for name in numbers[0]}
     columns |= {"mAP_low": low, "mAP_high": high}
-    return sorted_table(kinds, columns | people_of(part, kinds, pairing or pair(part)), SHARES, "mAP")
+    return sorted_table(kinds, columns | people, SHARES, "mAP")
 
 
 def sliced_shares(part: Part, kinds: Sequence[Slicing]) -> tuple[Floats, Floats]:

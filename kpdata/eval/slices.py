@@ -79,7 +79,8 @@ def slices(
 
     gt: the dataset that `Part.truth_rows` points into (`Evaluation.sides.gt`). by: names of `KINDS`, or of any column
     of numbers, truths or texts of its persons or images (`image.NAME` where both have it); None takes all of `KINDS`
-    that the data can tell. n: bootstrap resamples for the interval of AP at `level`; 0 leaves it null.
+    that the data can tell. n: bootstrap resamples for the interval of AP at `level`; 0 leaves it null, as it is where
+    all people of the slice are on one image.
 
     Returns a table of `SLICES`: `people` that count and the `images` that hold them; `mean_oks` of those found at OKS
     0.1 or more and the share `missed` (of `pairing`, made here unless given). Slices without people are left out.
@@ -88,6 +89,7 @@ def slices(
     kinds = slicings(part, gt, by)
     if not kinds or not part.counted().any():
         return schema.table(SLICES, 0, {})
+    people = people_of(part, kinds, pairing or pair(part))
     matches, shared, shares = sliced_matches(part, kinds)
     images = np.unique(part.image_ids)
     curves = bootstrap.curves_of(matches, images, part.params, shared, shares)
@@ -97,7 +99,7 @@ def slices(
     if n != 0:
         bootstrap.check_settings(n, seed, level)
         drawn, _ = bootstrap.resampled(curves, images, thresholds, n, seed)
-        low, high = bootstrap.percentiles(drawn.mean(axis=2), level)
+        low, high = bootstrap.percentiles(drawn.mean(axis=2), level, people["images"])
     half = bootstrap.same(part.params.iou_thresholds, 0.5)
     numbers = {
         "AP": precision[0].mean(axis=1),
@@ -106,10 +108,10 @@ def slices(
         "AP50": precision[0][:, half].mean(axis=1) if half.any() else np.full(len(low), np.nan),
         "AR": recall[0].mean(axis=1),
     }
-    return sorted_table(kinds, numbers | people_of(part, kinds, pairing or pair(part)), SLICES, "AP")
+    return sorted_table(kinds, numbers | people, SLICES, "AP")
 
 
-def people_of(part: Part, kinds: Sequence[Slicing], pairing: Pairing) -> dict[str, Floats]:
+def people_of(part: Part, kinds: Sequence[Slicing], pairing: Pairing) -> dict[str, Any]:
     """people, images, mean_oks and missed of every slice, one after the other."""
     counted = part.counted()
     oks, missed = np.zeros(len(counted)), np.zeros(len(counted))
@@ -342,20 +344,43 @@ def _column(part: Part, gt: Dataset, name: str) -> Slicing:
     of_images = name != plain or name not in gt.persons.schema.names
     table = gt.images if of_images else gt.persons
     if plain not in table.schema.names or pa.types.is_list(table.schema.field(plain).type):
-        known = {
-            n for t in (gt.persons, gt.images) for n in t.schema.names if not pa.types.is_list(t.schema.field(n).type)
-        }
         raise EvaluationError(
             f"slices by {name!r}: neither a kind of people nor a column of single values",
-            hint=f"kinds: {', '.join(KINDS)}; columns: {', '.join(sorted(known - set(KINDS)))}",
+            hint=f"kinds: {', '.join(KINDS)}; columns: {_columns(gt)}",
         )
     column = table[plain]
+    if not _told(gt, column, of_images):
+        raise EvaluationError(
+            f"slices by {name!r}: the ground truth does not say it",
+            hint=f"nobody has a value in that column; columns with values: {_columns(gt)}",
+        )
     if column.type in (pa.string(), pa.bool_()):
         return _by_value(part, gt, name, column, of_images)
     labels, code = _quartiles(
         schema.values(column).astype(np.float64), schema.valid(column), _rows(part, gt, of_images)
     )
     return _placed(part, gt, name, labels, code, of_images)
+
+
+def _columns(gt: Dataset) -> str:
+    """The columns of single values that say something about somebody."""
+    found = {
+        field.name
+        for table in (gt.persons, gt.images)
+        for field in table.schema
+        if not pa.types.is_list(field.type) and _told(gt, table[field.name], table is gt.images)
+    }
+    return ", ".join(sorted(found - set(KINDS)))
+
+
+def _told(gt: Dataset, column: Any, of_images: bool) -> bool:
+    """Whether anybody, or the image of anybody, has a value. All skeletons: one of them alone may have it."""
+    known = schema.valid(column)
+    if pa.types.is_floating(column.type):
+        known = known & ~np.isnan(schema.values(column))
+    if of_images:
+        known = np.append(known, False)[gt.image_rows()]  # the last for people on images that are not listed
+    return bool(known.any())
 
 
 def _by_value(part: Part, gt: Dataset, name: str, column: Any, of_images: bool) -> Slicing:
@@ -378,18 +403,29 @@ def _rows(part: Part, gt: Dataset, of_images: bool) -> Ints:
 
 
 def _quartiles(values: Floats, known: Bools, people: Ints) -> tuple[tuple[str, ...], Ints]:
-    """Labels and code (rows,) of numbers: each value of few, else four bins of about as many people each."""
+    """Labels and code (rows,) of numbers: each value of few, else four bins of about as many people each, called by
+    the smallest and the greatest value of their people. A bin without people has no label."""
     known = known & ~np.isnan(values)
     inside = values[people[known[people]]]
     different = np.unique(inside)
     if len(different) <= _FEW:
-        labels, code = [f"{value:g}" for value in different.tolist()], np.searchsorted(different, values)
+        labels, code = [_text(value) for value in different.tolist()], np.searchsorted(different, values)
     else:
         inner = np.unique(np.quantile(inside, (0.25, 0.5, 0.75)))
-        edges = [different[0], *inner[(inner > different[0]) & (inner <= different[-1])], different[-1]]
-        labels = [f"{low:.6g} … {high:.6g}" for low, high in pairwise(edges)]
-        code = np.minimum(np.digitize(values, edges[1:-1]), len(labels) - 1)
+        inner = inner[inner > different[0]]
+        code, of = np.digitize(values, inner), np.digitize(different, inner)
+        labels = [_span(different[of == bin_]) for bin_ in range(len(inner) + 1)]
     return (*labels, "no value"), np.where(known, code, len(labels))
+
+
+def _span(values: Floats) -> str:
+    """The first and the last of ascending values, or the only one."""
+    return " … ".join(dict.fromkeys(_text(value) for value in values[[0, -1]].tolist())) if len(values) else ""
+
+
+def _text(value: float) -> str:
+    """Six digits, of whole numbers such as ids all."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 2**53 else f"{value:.6g}"
 
 
 def _placed(part: Part, gt: Dataset, name: str, labels: tuple[str, ...], code: Ints, of_images: bool) -> Slicing:

@@ -320,6 +320,46 @@ def test_bootstrap_and_slices(run, made):
     assert "95 % of AP" not in run("eval", made / "predictions.json", "--slice", "size").out
 
 
+def test_one_image_has_no_interval(run, made, tmp_path):
+    """A dash for every number and slice, null in JSON, and one note that says how many."""
+    truth = json.loads((made / "coco.json").read_bytes())
+    image = truth["annotations"][0]["image_id"]
+    people = [row for row in truth["annotations"] if row["image_id"] == image]
+    images = [row for row in truth["images"] if row["id"] == image]
+    (tmp_path / "gt.json").write_text(json.dumps({**truth, "images": images, "annotations": people}))
+    found = [row for row in json.loads((made / "predictions.json").read_bytes()) if row["image_id"] == image]
+    (tmp_path / "dt.json").write_text(json.dumps(found))
+    arguments = ("eval", tmp_path / "dt.json", "--gt", tmp_path / "gt.json", "--bootstrap", 20, "--slice", "dataset")
+    done = run(*arguments, "--no-why")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert next(line for line in lines if line.startswith("AR50 ")).split()[-1] == "–"
+    assert next(line for line in lines if line.startswith("dataset ")).split()[-1] == "–"
+    assert done.err.count("one image gives none") == 1
+    report = json.loads(run(*arguments, "--json").out)
+    assert {(row["low"], row["high"]) for row in report["bootstrap"]["intervals"].values()} == {(None, None)}
+    assert [(row["AP_low"], row["AP_high"]) for row in report["slices"]] == [(None, None)]
+    assert "1 of 1 slice (dataset " in report["notes"][-1]
+    plain = json.loads(run("eval", tmp_path / "dt.json", "--gt", tmp_path / "gt.json", "--json").out)
+    assert plain["notes"] == report["notes"][:-1]
+
+
+@pytest.mark.parametrize(("metric", "words"), [("oks", "COCO OKS AP/AR"), ("aic", "AI Challenger OKS mAP"),
+                                               ("wholebody", "COCO-WholeBody OKS AP/AR")])  # fmt: skip
+def test_nobody_at_all_names_the_metric(run, made, tmp_path, metric, words):
+    """An empty ground truth: the line about the metric stands there, also with intervals, of which there are none."""
+    truth = json.loads((made / "coco.json").read_bytes())
+    (tmp_path / "gt.json").write_text(json.dumps({**truth, "annotations": []}))
+    arguments = ("eval", made / "predictions.json", "--gt", tmp_path / "gt.json", "--metric", metric)
+    for more in ((), ("--bootstrap", 5)):
+        done = run(*arguments, *more)
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[1] == f"{words}, of nobody: the ground truth has no people with keypoints"
+    report = json.loads(run(*arguments, "--bootstrap", 5, "--json").out)
+    assert {row["value"] for row in report["bootstrap"]["intervals"].values()} == {-1}
+    assert {row["low"] for row in report["bootstrap"]["intervals"].values()} == {None}
+
+
 def test_report_matches_failures_suspects(run, made, tmp_path):
     """Four files: a page with the printed numbers and pictures, and tables with a row for each of the people."""
     names = {"--report": "r.html", "--matches": "m.parquet", "--failures": "f.parquet", "--suspects": "s.parquet"}

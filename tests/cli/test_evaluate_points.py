@@ -71,6 +71,17 @@ def test_files_and_page(run, mpii, tmp_path):
         assert plot.stat().st_size > 10_000
 
 
+def test_an_auc_is_printed_with_its_range(run, mpii):
+    """Two ranges are two headings, and only the benchmark's own is official."""
+    folder, _ = mpii
+    arguments = ("eval", folder / "found.kp", "--gt", folder / "gt.kp", "--no-why", "--metric", "auc")
+    own, other = run(*arguments), run(*arguments, "--threshold", 0.2)
+    assert "AUC on mpii_16, as official\n" in own.out and "; AUC from 0 to 0.5 of the length\n" in own.out
+    assert "AUC on mpii_16\n" in other.out and "; AUC from 0 to 0.2 of the length\n" in other.out
+    assert "over the same range" in other.err and "over the same range" not in own.err
+    assert "AUC" not in run(*arguments[:-1], "pck", "--normalize", "head").out
+
+
 def test_a_page_is_not_overwritten(run, mpii, tmp_path):
     """Without --force, before anything is read; options that are matches' alone are refused by name."""
     folder, _ = mpii

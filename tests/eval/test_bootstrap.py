@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,11 +130,15 @@ def test_the_same_seed_gives_the_same_samples(coco):
 
 
 def test_percentiles_leave_nan_out():
-    """Half the samples of one column are NaN: its interval is that of the others; a column of NaN has none."""
+    """Half the samples of one column are NaN: its interval is that of the others; a column of NaN has none, nor has one
+    of people on a single image."""
     samples = np.stack([np.arange(101.0), np.where(np.arange(101) % 2, np.nan, np.arange(101.0)), np.full(101, np.nan)])
     low, high = bootstrap.percentiles(samples.T, 0.9)
     np.testing.assert_allclose((low[:2], high[:2]), ((5, 5), (95, 95)))
     assert np.isnan((low[2], high[2])).all()
+    low, high = bootstrap.percentiles(samples.T, 0.9, np.array([1, 2, 0]))
+    assert np.isnan((low[0], high[0])).all()
+    assert (low[1], high[1]) == pytest.approx((5, 95))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +156,88 @@ def test_settings_that_mean_nothing_are_refused(coco, options, words):
         bootstrap.bootstrap(coco.part(found_or_not(coco, 3, 2)), **options)
 
 
-def test_nobody_to_resample_is_said():
-    """An evaluation without parts has nothing to draw."""
-    with pytest.raises(EvaluationError, match="no people to resample"):
-        bootstrap.bootstrap([])
+def test_nobody_to_resample():
+    """Without parts every number is -1, as in the evaluation of nobody, and none has an interval."""
+    found = bootstrap.bootstrap([], n=3, seed=2)
+    assert (found.estimate == -1).all()
+    assert (found.samples.shape, found.images.tolist()) == ((3, 10), [0] * 10)
+    assert np.isnan([*found.low, *found.high, *found.samples.ravel()]).all()
+    with pytest.raises(EvaluationError, match="0 resamples"):
+        bootstrap.bootstrap([], n=0)
+
+
+def on_images(case, image_of):
+    """The case with its people, and who found them, on other images: those that `image_of` gives for the old."""
+    for row in (*case.truth["annotations"], *case.results):
+        row["image_id"] = image_of(row["image_id"])
+    return case
+
+
+def test_one_image_has_no_interval(coco):
+    """Its resamples are all alike, so that low and high would be the number itself; images without people add none."""
+    found = bootstrap.bootstrap(coco.part(on_images(found_or_not(coco, 5, 3), lambda image: 1)), n=20)
+    ar = found.names.index("AR50")
+    assert (found.estimate[ar], found.images[ar]) == (0.6, 1)
+    assert np.isnan((found.low[ar], found.high[ar])).all()
+
+
+def test_images_are_those_with_people_of_the_number(coco):
+    """Medium people on two images and a large one on a third: AP has three images, APm two, and APl one, so that it has
+    no interval."""
+    case = on_images(found_or_not(coco, 5, 3), lambda image: min(image, 3))
+    for row in case.truth["annotations"]:
+        row["area"] = 5000.0 if row["image_id"] < 3 else 50000.0
+    found = bootstrap.bootstrap(coco.part(case), n=20)
+    images = dict(zip(found.names, found.images.tolist(), strict=True))
+    assert images == {
+        "AP": 3,
+        "AP50": 3,
+        "AP75": 3,
+        "APm": 2,
+        "APl": 1,
+        "AR": 3,
+        "AR50": 3,
+        "AR75": 3,
+        "ARm": 2,
+        "ARl": 1,
+    }
+    known = {name for name, low in zip(found.names, found.low, strict=True) if not np.isnan(low)}
+    assert known == set(found.names) - {"APl", "ARl"}
+
+
+def test_columns_keep_their_images_side_by_side(coco):
+    """The image counts go with the columns that are chosen; where nobody counted any, there are none."""
+    found = bootstrap.bootstrap(coco.part(found_or_not(coco, 5, 3)), n=5)
+    chosen = {"a": (found, found.names.index("APl")), "b": (found, found.names.index("AP"))}
+    assert bootstrap.side_by_side(chosen).images.tolist() == [0, 5]
+    assert bootstrap.side_by_side({**chosen, "c": (replace(found, images=None), 0)}).images is None
+
+
+@pytest.mark.parametrize(
+    ("people", "rows", "words"),
+    [
+        (20, [], []),
+        (20, [{"by": "size", "slice": "small", "images": 10}], []),
+        (9, [], ["8 of 8 numbers (AP on 9 images)"]),
+        (20, [{"by": "size", "slice": "small", "images": 1}], ["1 of 1 slice (size small on 1 image)"]),
+        (
+            9,
+            [{"by": "size", "slice": name, "images": count} for name, count in (("small", 9), ("large", 8), ("m", 10))],
+            ["8 of 8 numbers (AP on 9 images), 2 of 3 slices (size large on 8 images)"],
+        ),
+    ],
+)
+def test_few_images_are_said(coco, people, rows, words):
+    """One sentence counts the numbers that there are, and the slices, on fewer than ten images, and names the least."""
+    found = bootstrap.on_few_images(bootstrap.bootstrap(coco.part(found_or_not(coco, people, 3)), n=2), rows)
+    start = "intervals that rest on fewer than 10 images are too narrow, and one image gives none: "
+    assert found == [start + tail for tail in words]
+
+
+def test_few_images_are_not_said_of_intervals_that_do_not_know_theirs(coco):
+    """`images` is None: nothing can be said of the numbers."""
+    found = replace(bootstrap.bootstrap(coco.part(found_or_not(coco, 4, 3)), n=2), images=None)
+    assert bootstrap.on_few_images(found, []) == bootstrap.on_few_images(None, []) == []
 
 
 def test_no_predictions(coco):

@@ -184,6 +184,42 @@ def test_the_tables_are_those_given(full):
         assert f"{row['count']:,} {100 * row['share']:.1f} %" in page.words["found"]
 
 
+def test_numbers_and_slices_without_an_interval_do_not_look_certain(full):
+    """The number says so, the bar is pale and the text tells why; without resamples nothing is pale."""
+    table = full.parts[0].slices
+    low, high = ([None, *table[f"AP_{end}"].to_pylist()[1:]] for end in ("low", "high"))
+    for name, values in (("AP_low", low), ("AP_high", high)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.float64()))
+    assert any(value is not None for value in low)
+    part = replace(full.parts[0], slices=table)
+    html = render(replace(full, intervals={**full.intervals, "AP": (np.nan, np.nan)}, parts=[part]))
+    page = Page(html)
+    assert page.words["stat-AP"] == f"AP {full.stats['AP']:.3f} no interval"
+    assert "A pale bar has no interval: all its people are on one image." in page.words["slices"]
+    without = sum(value is None for value in low)
+    assert html.count("(no interval)") >= without
+    assert page.count("rect", "pale") == sum(
+        value is None and ap > 0 for value, ap in zip(low, table["AP"].to_pylist(), strict=True)
+    )
+    for name in ("AP_low", "AP_high"):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.nulls(len(table), pa.float64()))
+    page = Page(render(replace(full, parts=[replace(part, slices=table)])))
+    assert (page.count("rect", "pale"), "pale" in page.words["slices"]) == (0, False)
+
+
+def test_few_images_are_a_note_of_the_page(pictures):
+    """Six images: numbers and, where they have intervals, slices are counted; nothing without resamples."""
+    gt = pictures[0]
+    result = evaluate(gt, simulate_predictions(gt, seed=1)[0])
+    part = result.sides.parts[0]
+    made = {n: [PartReport(part.skeleton, slices=slices(part, gt, "size", n=n))] for n in (0, 20)}
+    drawn = from_evaluation(result, intervals=bootstrap.bootstrap(part, n=5), parts=made[20]).notes
+    assert drawn[:-1] == result.notes
+    assert " numbers (" in drawn[-1] and " slice" in drawn[-1]
+    assert " numbers (" not in from_evaluation(result, parts=made[20]).notes[-1]
+    assert from_evaluation(result, parts=made[0]).notes == result.notes
+
+
 def test_what_is_not_given_is_left_out(full):
     """Each field alone makes a page; a page of numbers has no other section, and nothing at all is a page too."""
     given = {field.name for field in fields(ReportData)} - {"stats", "skeletons"}
@@ -416,6 +452,7 @@ def test_bars_are_as_long_as_their_shares():
     assert 'width="40.00"' in svg
     assert "M30.00 5H100.00" in svg
     assert "<rect" not in figures.bar(float("nan"), "w")
+    assert 'class="f-s0 pale"' in figures.bar(0.4, "w", pale=True)
 
 
 def test_a_line_is_where_its_numbers_are():

@@ -85,6 +85,18 @@ def test_slices_of_people_are_a_loop(scored):
         assert rows[label]["mAP75"] == pytest.approx(shares[5], abs=1e-12)
 
 
+def test_people_of_one_image_have_no_interval(scored):
+    """A slice of one image has the numbers of that image, and nothing to say how sure they are; others have."""
+    part, gt = scored.sides.parts[0], scored.sides.gt
+    first = schema.texts(gt.images["file_name"])[0]
+    names = schema.strings([first] + ["others"] * (len(gt.images) - 1))
+    index = gt.images.schema.get_field_index("split")
+    marked = replace(gt, images=gt.images.set_column(index, "split", names))
+    found = {row["slice"]: row for row in share_slices(part, marked, "split", n=20).to_pylist()}
+    assert (found[first]["images"], found[first]["mAP_low"], found[first]["mAP_high"]) == (1, None, None)
+    assert found["others"]["mAP_low"] < found["others"]["mAP_high"]
+
+
 def test_the_table(scored):
     """The worst first, with the columns that say whose number it is, and the people found as in other slices."""
     table = share_slices(scored.sides.parts[0], scored.sides.gt)
@@ -127,3 +139,13 @@ def test_of_an_evaluation(scored, tmp_path):
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "AI Challenger's shares of people found" in page.replace("&#39;", "'")
     assert "<th>mAP50</th>" in page
+
+
+def test_one_image_has_no_interval(gt):
+    """Its resamples are all alike, and say nothing about another image."""
+    image = schema.values(gt.persons["image_id"])
+    one = gt.select(persons=image == image[0])
+    found = simulate_predictions(one, seed=2, jitter=0.15)[0]
+    intervals = evaluate(one, found, metric="aic").bootstrap(20)
+    assert np.isnan(intervals.low).all() and np.isnan(intervals.high).all()
+    assert intervals.images.tolist() == [1] * len(intervals.names)

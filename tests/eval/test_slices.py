@@ -229,7 +229,6 @@ def test_columns(scored):
     assert max(people) - min(people) <= 2
     assert {key[1] for key in rows_of(slices(part, gt, "image.width"))} == {"320"}
     assert {key[1] for key in rows_of(slices(part, gt, "iscrowd"))} == {"false"}
-    assert {key[1] for key in rows_of(slices(part, gt, "video_id"))} == {"no value"}
     few = with_column(
         gt, "persons", "track_id", schema.fixed(np.arange(len(gt)) % 3, pa.int64(), np.arange(len(gt)) > 9)
     )
@@ -239,7 +238,8 @@ def test_columns(scored):
 
 
 def test_the_worst_comes_first_with_its_interval(scored):
-    """Ascending AP; the interval holds the AP and is null without resamples; the schema is the documented one."""
+    """Ascending AP; the interval holds the AP and is null without resamples, or of one image; the schema is as
+    documented."""
     part, gt = scored.sides.parts[0], scored.sides.gt
     table = slices(part, gt, n=40, seed=2)
     assert table.schema.equals(SLICES)
@@ -247,7 +247,8 @@ def test_the_worst_comes_first_with_its_interval(scored):
     assert ap == sorted(ap)
     assert len(table) > 10
     for row in table.to_pylist():
-        assert row["AP_low"] - 0.02 <= row["AP"] <= row["AP_high"] + 0.02
+        assert (row["AP_low"] is None) == (row["AP_high"] is None) == (row["images"] == 1)
+        assert row["images"] == 1 or row["AP_low"] - 0.02 <= row["AP"] <= row["AP_high"] + 0.02
         assert row["images"] <= row["people"]
     plain = slices(part, gt, "size")
     assert plain["AP_low"].null_count == plain["AP_high"].null_count == plain.num_rows
@@ -259,6 +260,67 @@ def test_the_interval_of_images_is_that_of_their_evaluation(scored):
     whole = bootstrap.bootstrap(part, n=50, seed=4)
     row = slices(part, scored.sides.gt, "image.dataset", n=50, seed=4).to_pylist()[0]
     assert (row["AP_low"], row["AP_high"]) == pytest.approx((whole.low[0], whole.high[0]), abs=1e-12)
+
+
+def test_bins_are_called_by_their_own_values(scored):
+    """A value stands in one label only, also where a third of the people have the greatest, or the least, value."""
+    part, gt = scored.sides.parts[0], scored.sides.gt
+    for values in (np.minimum(np.arange(len(gt)), 2 * len(gt) // 3), np.maximum(np.arange(len(gt)), len(gt) // 3)):
+        numbers = with_column(gt, "persons", "track_id", schema.fixed(values * 1_000_003, pa.int64()))
+        (kind,) = slicings(part, numbers, "track_id")
+        of_person = values[part.truth_rows] * 1_000_003
+        counted, seen = part.counted(), []
+        for number, label in enumerate(kind.labels[:-1]):
+            mine = of_person[counted & (kind.person == number)]
+            assert label == (f"{mine.min()} … {mine.max()}" if mine.min() < mine.max() else f"{mine.min()}")
+            seen += [mine.min(), mine.max()]
+        assert seen == sorted(seen)
+        assert len(kind.labels) > 3
+
+
+def test_bins_that_nobody_is_in_are_left_out(scored):
+    """A quartile between two neighbours, with the greater as the next quartile, leaves a bin without a value."""
+    part, gt = scored.sides.parts[0], scored.sides.gt
+    counted = part.truth_rows[part.counted()]
+    values = np.full(len(gt), 100.0)
+    least = (len(counted) - 1) // 4 + 1  # the first quartile lies after this many values, unless it hits one
+    values[counted[:least]] = np.arange(least)
+    values[counted[-3:]] = (101, 102, 103)
+    other = with_column(gt, "persons", "area", schema.fixed(values, pa.float64()))
+    assert "" in slicings(part, other, "area")[0].labels
+    rows = rows_of(slices(part, other, "area"))
+    assert ("area", "") not in rows
+    assert sum(row["people"] for row in rows.values()) == len(counted)
+
+
+@pytest.mark.parametrize("by", ["score", "person_index", "video_id", "image.frame_index"])
+def test_columns_without_any_value_are_refused(scored, by):
+    """As a kind that the data cannot tell; the hint lists columns that say something."""
+    with pytest.raises(EvaluationError, match="the ground truth does not say it") as error:
+        slices(scored.sides.parts[0], scored.sides.gt, by)
+    listed = error.value.hint.split("columns with values: ")[1].split(", ")
+    assert {"area", "num_keypoints", "width"} <= set(listed)
+    assert by.removeprefix("image.") not in listed
+
+
+def test_numbers_that_are_all_nan_are_no_values(scored):
+    """A column of NaN is refused as an empty one is."""
+    gt = scored.sides.gt
+    nan = with_column(gt, "persons", "area", schema.fixed(np.full(len(gt), np.nan), pa.float64()))
+    with pytest.raises(EvaluationError, match="the ground truth does not say it"):
+        slices(scored.sides.parts[0], nan, "area")
+
+
+def test_people_of_one_image_have_no_interval(scored):
+    """Others have one; every resample that draws the image at all would give the same AP or nearly."""
+    part, gt = scored.sides.parts[0], scored.sides.gt
+    image = schema.values(gt.persons["image_id"])
+    alone = image == part.truth.image_id[part.counted()][0]
+    marked = with_column(gt, "persons", "track_id", schema.fixed(alone.astype(np.int64), pa.int64()))
+    found = rows_of(slices(part, marked, "track_id", n=30))
+    assert (found["track_id", "1"]["images"], found["track_id", "0"]["images"] > 1) == (1, True)
+    assert [found["track_id", "1"][key] for key in ("AP_low", "AP_high")] == [None, None]
+    assert found["track_id", "0"]["AP_low"] < found["track_id", "0"]["AP_high"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from kpdata.eval.oks import Bools
 from kpdata.eval.points.lengths import Length, Normalize, length_of
 from kpdata.eval.points.measures import METRICS, Measured, measure
 from kpdata.eval.points.people import Points, pair_people
-from kpdata.eval.points.words import sentences
+from kpdata.eval.points.words import is_of_benchmark, range_of, sentences
 from kpdata.eval.prepare import UnknownImages
 from kpdata.skeleton import Skeleton
 
@@ -67,6 +67,19 @@ class PointsEvaluation:
         """A row a keypoint (of PCP: a limb): `keypoint` or `limb`, `labelled` and `missing` people, `in_mean`, and a
         column for each of the metric's numbers, null where nobody is measured."""
         return self.table
+
+    @property
+    def rules(self) -> str | None:
+        """Whose number this is: `mmpose`, or the variant where skeleton, metric, length and thresholds are those of its
+        benchmark; None where there is no such number, though the variant says how it was computed."""
+        variant: str | None = self.facts["variant"]
+        own = is_of_benchmark(self.points, self.measured, self.length, self.metric.lower())
+        return variant if own or variant == "mmpose" else None
+
+    @property
+    def auc_range(self) -> str | None:
+        """What an AUC is taken over, in words; None for the other metrics."""
+        return range_of(self.measured, self.length)
 
     def plot_keypoints(self, path: Path | str, *, force: bool = False) -> None:
         """Write a picture of `per_keypoint` and `distances`, .png, .pdf, .svg … (`report.figures.plot_points`)."""

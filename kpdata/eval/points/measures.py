@@ -60,6 +60,7 @@ class Measured:
     medians: dict[str, str] = field(default_factory=dict)  # names of `values` that are medians of a name in `each`
     thresholds: tuple[float, ...] = ()
     comparison: str | None = None
+    top: float | None = None  # of an AUC: where its range ends, in lengths
     headline: str = "total"  # the mean that goes by the metric's own name
     pooled: dict[str, list[int]] = field(default_factory=dict)  # further columns, weighted by count
     totals: dict[str, float] = field(default_factory=dict)  # of the names whose total is no weighted mean
@@ -160,6 +161,7 @@ def _area(
         each={"AUC": _where_measured(ratio, right) if mmpose else arrays.auc_shares(ratio, limits, compared)},
         thresholds=tuple(limits.tolist()),
         comparison="<" if mmpose else "<=",
+        top=top,
         headline="mean" if mmpose else "total",
     )
 

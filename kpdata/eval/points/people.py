@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from kpdata.eval import prepare
 from kpdata.eval.matching import match
 from kpdata.eval.oks import Bools, Detections, Floats, GroundTruth, Ints, Params
 from kpdata.eval.points.arrays import finite
+from kpdata.eval.wording import many
 from kpdata.skeleton import Skeleton, load
 
 # Falloff and threshold of the matching below, where a skeleton has no official sigmas (MPII, LSP): about COCO's hip.
@@ -60,12 +61,14 @@ def pair_people(
     5. By score: in an image of one person the best, elsewhere as pycocotools matches at OKS 0.1, with the ground
        truth's area (else its box, else the extent of its keypoints) and the skeleton's sigmas, else 0.1 for all.
 
-    skeleton: whose people, where the ground truth has several; or a skeleton of as many keypoints that names them.
+    skeleton: whose people, where the ground truth has several (predictions of the others' categories are left out, with
+    a note); or a skeleton of as many keypoints that names them.
     unknown_images: `refuse` or `ignore` predictions for images that the ground truth does not list (rules 2 to 5).
     Raises EvaluationError where that does not come out: another number of keypoints (names both skeletons), arrays of
     another number of people, several skeletons, no keypoints, unknown images.
     """
     bones, rows = _people(gt, load(skeleton) if isinstance(skeleton, str) else skeleton)
+    predictions = _of_these_categories(gt, bones, rows, predictions, notes)
     _same_keypoints(bones, predictions)
     by_order = _in_file_order(gt, rows, predictions, notes)
     if by_order is None:
@@ -133,6 +136,27 @@ def _same_order(one: Skeleton, other: Skeleton, named: str, expected: str) -> No
             f"{b[first]!r}",
             hint="`kpdata convert --skeleton` brings both onto one skeleton",
         )
+
+
+def _of_these_categories(gt: Dataset, bones: Skeleton, rows: Ints, predictions: Dataset, notes: list[str]) -> Dataset:
+    """The predictions without those of categories that only people of the ground truth's other skeletons have."""
+    others = np.ones(len(gt), bool)
+    others[rows] = False
+    known, ids = schema.valid(gt.persons["category_id"]), schema.values(gt.persons["category_id"], missing=-1)
+    foreign = np.unique(ids[known & others & schema.valid(gt.persons["skeleton"])])
+    own = np.unique(ids[known & ~others])
+    if not len(own) or not len(foreign):
+        return predictions  # categories do not tell whose a prediction is
+    column = predictions.persons["category_id"]
+    of = schema.values(column, missing=-1)
+    away = schema.valid(column) & np.isin(of, foreign) & ~np.isin(of, own)
+    if not away.any():
+        return predictions
+    found = np.unique(of[away]).tolist()
+    named = f"{'category' if len(found) == 1 else 'categories'} {' and '.join(str(number) for number in found)}"
+    who = many(int(away.sum()), "prediction")
+    notes.append(f"{who} of {named}, whose people have another skeleton than {bones.name!r}, left out")
+    return replace(predictions, persons=schema.take(predictions.persons, np.flatnonzero(~away)))
 
 
 def _same_keypoints(bones: Skeleton, predictions: Dataset) -> None:

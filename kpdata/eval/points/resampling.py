@@ -145,8 +145,9 @@ def intervals(points: Points, measured: Measured, n: int, seed: int, level: floa
     bootstrap.check_settings(n, seed, level)
     resampler = Resampler(points, measured)
     (value, _), (samples, _) = resampler.sampled(n, seed)
-    low, high = bootstrap.percentiles(samples, level)
-    return Intervals(tuple(resampler.names), value, low, high, samples, level, seed)
+    images = resampler.images_with()[0]
+    low, high = bootstrap.percentiles(samples, level, images)
+    return Intervals(tuple(resampler.names), value, low, high, samples, level, seed, images)
 
 
 # --------------------------------------------------------------------------------------------------------------- slices
@@ -202,7 +203,7 @@ def _of_slice(resampler: Resampler, far: Floats, n: int, seed: int, level: float
     low = high = np.nan
     if n:
         _, (samples, _) = resampler.sampled(n, seed)
-        ends = bootstrap.percentiles(samples[:, :1], level)
+        ends = bootstrap.percentiles(samples[:, :1], level, resampler.images_with()[0][:1])
         low, high = (float(end[0]) for end in ends)
     predicted = np.sort(far[np.isfinite(far)])
     return {

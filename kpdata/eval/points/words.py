@@ -14,6 +14,15 @@ from kpdata.eval.points.people import Points
 from kpdata.eval.wording import many
 
 MPII_PEOPLE, LSP_PEOPLE = 2958, 1000  # of MPII's validation set (Newell's valid.h5) and of LSP's test set
+# Length and thresholds (of an AUC: the end of its range) of the numbers that a data set's own evaluation, or HRNet's,
+# gives. Sub-JHMDB's PCK is published by the torso and by the box.
+_BENCHMARKS = {
+    ("pckh", "mpii_16"): ("head", (0.5, 0.1, 0.11)),
+    ("auc", "mpii_16"): ("head", (0.5,)),
+    ("pck", "lsp_14"): ("torso", (0.2,)),
+    ("auc", "lsp_14"): ("torso", (0.2,)),
+    ("pck", "jhmdb_15"): ("torso", (0.2,)),
+}
 _FEW = 20  # keypoints: of fewer a median says nothing about a file
 
 
@@ -27,8 +36,24 @@ def sentences(
         *_about_lengths(points, length, metric, variant, counts["people without a length"]),
         *(_about_variant(points, measured, variant) if metric == "pckh" else []),
         *_about_sense(points),
-        *_about_comparing(points, length, metric),
+        *_about_comparing(points, measured, length, metric),
     ]
+
+
+def is_of_benchmark(points: Points, measured: Measured, length: Length | None, metric: str) -> bool:
+    """Whether skeleton, metric, length and thresholds are those of one of `_BENCHMARKS`."""
+    name, limits = _BENCHMARKS.get((metric, points.skeleton.name), ("", ()))
+    used = measured.thresholds if measured.top is None else (measured.top,)
+    return length is not None and length.name == name and set(used) <= set(limits)
+
+
+def range_of(measured: Measured, length: Length | None) -> str | None:
+    """What an AUC is taken over, in words; None for the other metrics."""
+    if measured.top is None or length is None:
+        return None
+    if length.name == "constant":
+        return f"from 0 to {measured.top * float(length.px[0]):g} px"
+    return f"from 0 to {measured.top:g} of the length"
 
 
 def _about_counts(points: Points, measured: Measured, metric: str, counts: dict[str, int]) -> list[str]:
@@ -143,19 +168,30 @@ def _median(values: Floats) -> float:
     return float(np.median(finite)) if len(finite) >= _FEW else np.nan
 
 
-def _about_comparing(points: Points, length: Length | None, metric: str) -> list[str]:
+def _about_comparing(points: Points, measured: Measured, length: Length | None, metric: str) -> list[str]:
     """Why these numbers cannot stand beside the published ones."""
     name, people = points.skeleton.name, len(points.truth)
     if metric == "pckh" and name != "mpii_16":
         return [f"PCKh on {name}, not on MPII's 16 keypoints: not comparable with MPII's numbers"]
-    if metric == "pckh" and people != MPII_PEOPLE:
+    if metric == "pckh":
         who = many(people, "person", "people")
-        return [f"{who}: not comparable with published PCKh, of MPII's {MPII_PEOPLE:,} for validation"]
-    if metric in ("pck", "pcp", "auc") and name == "lsp_14":
-        return _about_lsp(points, people)
-    if length is not None and metric in ("pck", "nme"):
+        fewer = f"{who}: not comparable with published PCKh, of MPII's {MPII_PEOPLE:,} for validation"
+        return [fewer] if people != MPII_PEOPLE else []
+    found = _about_lsp(points, people) if name == "lsp_14" else []
+    return [*found, *_about_length(points, measured, length, metric)]
+
+
+def _about_length(points: Points, measured: Measured, length: Length | None, metric: str) -> list[str]:
+    """Of PCK, AUC and NME by a length (of an AUC: or a range) that is not the benchmark's."""
+    own, _ = _BENCHMARKS.get((metric, points.skeleton.name), ("", ()))
+    if length is None or (length.name == own and metric == "pck" and points.skeleton.name != "jhmdb_15"):
+        return []
+    if metric != "auc":
         return [f"{METRICS[metric].title} by {length.words}: comparable only with numbers by the same length"]
-    return []
+    if is_of_benchmark(points, measured, length, metric):
+        return []
+    over = range_of(measured, length)
+    return [f"AUC by {length.words}, {over}: comparable only with numbers by the same length and over the same range"]
 
 
 def _about_lsp(points: Points, people: int) -> list[str]:

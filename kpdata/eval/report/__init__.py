@@ -19,11 +19,22 @@ import pyarrow as pa
 
 from kpdata import files, schema
 from kpdata.eval.average_precision import Curves
+from kpdata.eval.bootstrap import on_few_images
 from kpdata.eval.oks import Params
 from kpdata.eval.report import figures
 from kpdata.eval.report.cards import Card, cards
 from kpdata.eval.report.figures import Floats, Line
-from kpdata.eval.report.sections import KEYPOINT_KINDS, MANY, MEANINGS, PartReport, legend, section, text, text_of
+from kpdata.eval.report.sections import (
+    KEYPOINT_KINDS,
+    MANY,
+    MEANINGS,
+    PartReport,
+    have_intervals,
+    legend,
+    section,
+    text,
+    text_of,
+)
 from kpdata.eval.wording import counted
 from kpdata.skeleton import Skeleton
 
@@ -106,12 +117,15 @@ def from_evaluation(evaluation: Evaluation, *, intervals: Intervals | None = Non
         rows = zip(intervals.names, intervals.low.tolist(), intervals.high.tolist(), strict=True)
         known = {name: (low, high) for name, low, high in rows if name in evaluation.stats}
         more = {"level": intervals.level, **more}
+    tables = [part.slices for part in more.get("parts", ()) if part.slices is not None]
+    drawn = [table for table in tables if intervals is not None or have_intervals(table)]
+    few = on_few_images(intervals, [row for table in drawn for row in table.to_pylist()])
     fields = {
         "stats": _headline_first(evaluation.stats),
         "metric": str(evaluation.facts.get("metric", "")),
         "intervals": known,
         "about": describe(evaluation.facts),
-        "notes": evaluation.notes,
+        "notes": (*evaluation.notes, *few),
         "curves": precision_recall(evaluation.curves, evaluation.sides.parts[0].params)
         if evaluation.sides.parts
         else (),
@@ -210,6 +224,7 @@ def _curves(data: ReportData) -> str:
 def _number(name: str, data: ReportData) -> dict[str, str]:
     low, high = data.intervals.get(name, (np.nan, np.nan))
     known = np.isfinite(low) and np.isfinite(high)
+    missing = name in data.intervals and data.stats[name] >= 0
 
     def shown(value: float) -> str:
         return text(value) if data.digits is None else text_of(value, data.digits)
@@ -218,7 +233,7 @@ def _number(name: str, data: ReportData) -> dict[str, str]:
         "name": name,
         "id": re.sub(r"[^A-Za-z0-9.-]+", "-", name),
         "value": shown(data.stats[name]),
-        "interval": f"{shown(low)} – {shown(high)}" if known else "",
+        "interval": f"{shown(low)} – {shown(high)}" if known else "no interval" if missing else "",
     }
 
 

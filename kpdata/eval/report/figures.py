@@ -73,10 +73,13 @@ def stacked_bar(parts: Sequence[tuple[str, float, str]]) -> str:
     return _strip("".join(pieces), label)
 
 
-def bar(share: float, words: str, *, css: str = "s0", low: float = np.nan, high: float = np.nan) -> str:
-    """A bar of one share 0…1, with a whisker from `low` to `high` where these are known; it fills its container."""
+def bar(
+    share: float, words: str, *, css: str = "s0", low: float = np.nan, high: float = np.nan, pale: bool = False
+) -> str:
+    """A bar of one share 0…1, with a whisker from `low` to `high` where these are known; it fills its container. pale:
+    nobody knows how sure the share is, where that of others is known."""
     value, ends = float(np.clip(np.nan_to_num(share), 0, 1)), np.clip([low, high], 0, 1)
-    body = _rect(f"f-{css}", 0, 100 * value, words) if value > 0 else ""
+    body = _rect(f"f-{css} pale" if pale else f"f-{css}", 0, 100 * value, words) if value > 0 else ""
     if np.isfinite(ends).all():
         x0, x1 = 100 * ends
         body += f'<path class="whisker" d="M{x0:.2f} 5H{x1:.2f}M{x0:.2f} 2.5V7.5M{x1:.2f} 2.5V7.5"/>'

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from kpdata.eval.bootstrap import on_few_images
 from kpdata.eval.oks import Floats
 from kpdata.eval.points.resampling import LESS
 from kpdata.eval.report import ReportData, figures
@@ -46,7 +47,7 @@ def from_points(
         level=level,
         about=_about(result),
         helps=result.helps(),
-        notes=result.notes,
+        notes=(*result.notes, *([] if intervals is None else on_few_images(intervals, slices.to_pylist()))),
         curves=_curves(result),
         curves_title="Right keypoints over the tolerance",
         curves_words=f"Share of keypoints no farther off than so many × {limits.words if limits else ''}.",
@@ -59,11 +60,12 @@ def from_points(
 def _about(result: PointsEvaluation) -> dict[str, str]:
     facts = result.facts
     length, counts = facts["normalizer"], facts["counts"]
+    over = f", {result.auc_range}" if result.auc_range else ""
     told = {
         "skeleton": facts["skeleton"],
-        "rules": facts["variant"],
+        "rules": result.rules,
         "length": length["words"] if length else None,
-        "right where": f"distance {facts['comparison']} threshold" if facts["comparison"] else None,
+        "right where": f"distance {facts['comparison']} threshold{over}" if facts["comparison"] else None,
         "in no mean": ", ".join(plain(name) for name in facts["left_out"]) or None,
         "predictions found by": facts["pairing"],
         "kinds of error": f"good within {result.why.reach}",
@@ -206,11 +208,15 @@ def _slices(table: pa.Table, metric: str) -> list[dict[str, Any]]:
     rows = table.to_pylist()
     errors_, top = metric in LESS, max((row["value"] or 0.0 for row in rows), default=1.0) or 1.0
     scale = 1 / top if errors_ else 1.0
+    drawn = any(row["low"] is not None for row in rows)
     out = []
     for row in rows:
         value, low, high = (np.nan if row[key] is None else row[key] for key in ("value", "low", "high"))
-        interval = f" ({_value(low, metric)} – {_value(high, metric)})" if np.isfinite([low, high]).all() else ""
-        bar = figures.bar(value * scale, f"{_value(value, metric)}{interval}", low=low * scale, high=high * scale)
+        sure = bool(np.isfinite([low, high]).all())
+        pale = drawn and not sure
+        interval = f" ({_value(low, metric)} – {_value(high, metric)})" if sure else " (no interval)" if pale else ""
+        words = f"{_value(value, metric)}{interval}"
+        bar = figures.bar(value * scale, words, low=low * scale, high=high * scale, pale=pale)
         numbers = [_value(row["mean"] if row["mean"] is not None else np.nan, metric),
                    text(times(row["missing"], 100), 1),
                    *(text_of(row[f"error_px_{which}"], 1) for which in ("median", "p90"))]  # fmt: skip

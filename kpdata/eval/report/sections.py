@@ -78,7 +78,7 @@ def section(part: PartReport, several: bool) -> dict[str, Any]:
     return {
         "heading": f" of {part.skeleton.name}" if several else "",
         "id": f"-{re.sub(r'[^A-Za-z0-9.-]+', '-', part.skeleton.name)}" if several else "",
-        "words": WORDS if part.slices is None else WORDS | _slices_words(slices_value(part.slices)),
+        "words": WORDS if part.slices is None else WORDS | _slices_words(part.slices),
         "keypoints": _keypoints(part),
         "people": _people(part.people),
         "errors": errors(part.errors),
@@ -244,10 +244,18 @@ def slices_value(table: pa.Table) -> str:
     return "mAP" if "mAP" in table.schema.names else "AP"
 
 
-def _slices_words(name: str) -> dict[str, Any]:
-    if name == "AP":
-        return {}
-    told = "AI Challenger's shares of people found, of some of the people. The lowest mAP comes first."
+def have_intervals(table: pa.Table) -> bool:
+    """Whether any slice has an interval."""
+    column = table[f"{slices_value(table)}_low"]
+    return bool(column.null_count < table.num_rows)
+
+
+def _slices_words(table: pa.Table) -> dict[str, Any]:
+    name, told = slices_value(table), str(WORDS["slices"])
+    if name != "AP":
+        told = "AI Challenger's shares of people found, of some of the people. The lowest mAP comes first."
+    if have_intervals(table) and table[f"{name}_low"].null_count:
+        told += " A pale bar has no interval: all its people are on one image."
     return {"slices": told, "slices_value": name, "slices_head": (*_SLICES[name][:2], "mean OKS", "missed %")}
 
 
@@ -256,14 +264,17 @@ def _slices(table: pa.Table | None) -> list[dict[str, Any]]:
     if table is None:
         return []
     columns, name = as_lists(table), slices_value(table)
+    drawn = have_intervals(table)
     rows = []
     for i in range(table.num_rows):
         low, high = (np.nan if (v := columns[key][i]) is None else v for key in (f"{name}_low", f"{name}_high"))
         value = np.nan if columns[name][i] is None else columns[name][i]
-        interval = f" ({text(low)} – {text(high)})" if np.isfinite(low) and np.isfinite(high) else ""
+        sure = bool(np.isfinite(low) and np.isfinite(high))
+        pale = drawn and not sure
+        interval = f" ({text(low)} – {text(high)})" if sure else " (no interval)" if pale else ""
         rows.append({
             "by": columns["by"][i], "slice": columns["slice"][i], "people": f"{columns['people'][i]:,}",
-            "bar": figures.bar(value, f"{name} {text(value)}{interval}", low=low, high=high),
+            "bar": figures.bar(value, f"{name} {text(value)}{interval}", low=low, high=high, pale=pale),
             "interval": interval.strip(), "value": text(value),
             "numbers": [*(text(columns[key][i]) for key in _SLICES[name]), text(times(columns["missed"][i], 100), 1)],
         })  # fmt: skip

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -308,6 +310,109 @@ def test_a_remap_that_lacks_keypoints_leaves_them_out() -> None:
     result = evaluate_points(people(truth, head_bbox=heads(2)), predictions)
     assert result.stats["total"] == 1.0 and math.isnan(result.stats["Head"])
     assert "the predictions' own skeleton has no head_top: left out of the score" in result.notes
+
+
+def test_rules_are_named_where_a_benchmark_has_the_number() -> None:
+    """Another skeleton, metric, length, threshold or range than the benchmark's is nobody's official number."""
+    boxes = [[0.0, 0, 100, 100]] * 2
+
+    def rules(skeleton: str, k: int, **options: Any) -> str | None:
+        gt = people(grid(2, k), skeleton=skeleton, head_bbox=heads(2), bbox=boxes)
+        found = people(grid(2, k), skeleton=skeleton, provenance={"join": "order"})
+        return evaluate_points(gt, found, **options).rules
+
+    assert rules("mpii_16", 16) == rules("mpii_16", 16, threshold=0.5) == "hrnet"
+    assert rules("mpii_16", 16, variant="official") == rules("mpii_16", 16, metric="auc") == "official"
+    assert rules("lsp_14", 14, metric="pck") == rules("jhmdb_15", 15, metric="pck") == "official"
+    assert rules("lsp_14", 14, metric="auc", normalize="torso") == "official"
+    assert rules("coco_17", 17, metric="pck", variant="mmpose") == "mmpose"
+    assert rules("coco_17", 17, metric="pck") is None and rules("coco_17", 17, metric="auc") is None
+    assert rules("posetrack18_17", 17) is None and rules("mpii_16", 16, threshold=0.3) is None
+    assert rules("lsp_14", 14, metric="pck", normalize=30) is None
+    assert rules("lsp_14", 14, metric="auc", normalize="torso", threshold=0.5) is None
+    assert rules("mpii_16", 16, metric="epe") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "from 0 to 0.5 of the length"),
+        ({"normalize": "torso"}, "from 0 to 0.2 of the length"),
+        ({"normalize": "torso", "threshold": 0.5}, "from 0 to 0.5 of the length"),
+        ({"normalize": 30}, "from 0 to 30 px"),
+        ({"normalize": 30, "threshold": 0.5}, "from 0 to 15 px"),
+        ({"variant": "mmpose"}, "from 0 to 30 px"),
+    ],
+)
+def test_an_auc_says_its_range(options: dict[str, Any], words: str) -> None:
+    """The end of the range in lengths, or in pixels; mmpose's last threshold lies below its end."""
+    gt = people(grid(2), head_bbox=heads(2))
+    found = people(grid(2), provenance={"join": "order"})
+    result = evaluate_points(gt, found, metric="auc", **options)
+    assert result.auc_range == words
+    told = [note for note in result.notes if "over the same range" in note]
+    assert len(told) == (1 if options else 0), "MPII's own is by the head, to 0.5"
+    assert all(words in note for note in told)
+    assert evaluate_points(gt, found).auc_range is None
+
+
+def test_a_page_says_range_and_rules(tmp_path: Path) -> None:
+    """The row of the AUC's comparison ends in its range, and rules are named only where they are a benchmark's."""
+    gt = people(grid(2), head_bbox=heads(2))
+    found = people(grid(2), provenance={"join": "order"})
+    for threshold, words, official in (
+        (None, "from 0 to 0.5 of the length", True),
+        (0.2, "from 0 to 0.2 of the", False),
+    ):
+        evaluate_points(gt, found, metric="auc", threshold=threshold).to_html(tmp_path / f"{threshold}.html")
+        text = (tmp_path / f"{threshold}.html").read_text(encoding="utf-8")
+        assert "threshold, " + words in text
+        assert ("official" in text) is official
+
+
+@pytest.mark.parametrize("metric", ["pck", "pcp", "auc", "epe", "nme"])
+def test_lsp_has_two_versions_of_left_and_right(metric: str) -> None:
+    """Every metric of LSP says so, and one by another length than LSP's says that too."""
+    gt = people(grid(2, 14), skeleton="lsp_14")
+    found = people(grid(2, 14), skeleton="lsp_14", provenance={"join": "order"})
+    length = {} if metric in ("pcp", "epe") else {"normalize": 30}
+    notes = evaluate_points(gt, found, metric=metric, **length).notes
+    assert any("the two versions of LSP are not comparable" in note for note in notes)
+    assert any("by 30 px" in note and "same length" in note for note in notes) is bool(length)
+    if metric in ("pck", "auc"):
+        own = evaluate_points(gt, found, metric=metric).notes
+        assert not any("same length" in note for note in own), "the torso is LSP's own"
+
+
+def test_predictions_of_other_categories_are_left_out_and_counted() -> None:
+    """Where one of several skeletons is chosen, the others' predictions count for nothing, whatever their keypoints."""
+    one = people(grid(3), [1, 2, 3], head_bbox=heads(3), category_id=[1] * 3)
+    horse = Skeleton("horse_3", ("ear", "withers", "tail"))
+    two = people(grid(2, 3), [1, 2], skeleton=horse, category_id=[2] * 2)
+    gt = replace(one, persons=pa.concat_tables([one.persons, two.persons]), skeletons=one.skeletons | two.skeletons)
+    results = {"score": [0.5] * 3, "provenance": {"source_format": "coco_results"}}
+    right = people(grid(3), [1, 2, 3], category_id=[1] * 3, **results)
+    for other in (horse, "mpii_16"):  # of as many keypoints as its own, and of as many as the chosen
+        width = 16 if other == "mpii_16" else 3
+        wrong = people(grid(2, width), [1, 2], skeleton=other, category_id=[2] * 2, score=[0.9] * 2)
+        both = replace(right, persons=pa.concat_tables([wrong.persons, right.persons]),
+                       skeletons=wrong.skeletons | right.skeletons)  # fmt: skip
+        result = evaluate_points(gt, both, skeleton="mpii_16")
+        assert result.stats["PCKh@0.5"] == 1.0 and result.facts["counts"]["predictions"] == 3
+        assert (
+            "2 predictions of category 2, whose people have another skeleton than 'mpii_16', left out" in result.notes
+        )
+
+
+def test_predictions_without_a_category_are_kept() -> None:
+    """Where categories do not tell whose a prediction is, nothing is left out."""
+    one = people(grid(3), [1, 2, 3], head_bbox=heads(3))
+    two = people(grid(2, 3), [1, 2], skeleton=Skeleton("horse_3", ("ear", "withers", "tail")), category_id=[1] * 2)
+    gt = replace(one, persons=pa.concat_tables([one.persons, two.persons]), skeletons=one.skeletons | two.skeletons)
+    found = people(grid(3), [1, 2, 3], category_id=[1] * 3, score=[0.5] * 3,
+                   provenance={"source_format": "coco_results"})  # fmt: skip
+    result = evaluate_points(gt, found, skeleton="mpii_16")
+    assert result.stats["PCKh@0.5"] == 1.0 and not any("left out" in note for note in result.notes)
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

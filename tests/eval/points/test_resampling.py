@@ -44,6 +44,17 @@ def test_every_number_has_its_interval(gt, found, metric):
     assert (intervals.low < intervals.high).sum() > len(intervals.names) // 2
 
 
+def test_people_of_one_image_have_no_interval(gt, found):
+    """Resamples of one image are all alike: neither the numbers nor the slices get ends."""
+    rows = schema.values(gt.persons["image_id"])
+    one = gt.select(persons=rows == rows[0])
+    result = evaluate(one, found, metric="pck", unknown_images="ignore")
+    intervals = result.bootstrap(20)
+    assert np.isnan(intervals.low).all() and np.isnan(intervals.high).all()
+    assert intervals.images.max() == 1
+    assert set(result.slices(n=20)["low"].to_pylist()) == {None}
+
+
 def test_medians_and_missing_are_those_of_the_drawn_people(gt, found):
     """EPE median by np.median of all drawn keypoints, the mean by keypoints, and the share without a prediction."""
     result = evaluate(gt, found, metric="epe")
