@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kpdata.cli import console, evaluate, options, reading, sides
+from kpdata.cli import _outputs, console, evaluate, options, reading, sides
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,6 +84,7 @@ def compare(
     sides.expect_choices(mode, unknown_images)
     truth = sides.ground_truth(first, gt)
     sides.refuse_outputs({"--people": people, "--plot": plot}, (first, second, truth), force)
+    _outputs.expect_parquet(people)
     evaluate.expect_picture(plot)
     a, b = _scored((first, second), truth, {
         "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
@@ -183,11 +184,8 @@ def _cells(a: float, b: float, delta: float, low: float, high: float, p: float, 
 
 
 def _save(table: pa.Table, path: Path, force: bool) -> None:
-    import pyarrow.parquet as pq
-
-    from kpdata import files
+    from kpdata.eval.failures import write_parquet
     from kpdata.eval.wording import many
 
-    with files.replacing(path, force=force) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(table, path, force=force)
     console.status("Wrote", f"{path}: {many(table.num_rows, 'person', 'people')}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from kpdata.cli import console, options, reading, sides
+from kpdata.cli import _outputs, console, options, reading, sides
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from kpdata.eval.bootstrap import Intervals
     from kpdata.eval.calibration import Calibration
     from kpdata.eval.evaluation import Evaluation
@@ -127,9 +125,9 @@ def evaluate(
     outputs |= {"--arrays": arrays}
     sides.expect_choices(mode, unknown_images)
     _expect_company(images, report, seed, resamples)
-    _expect_parquet(matches, failures, suspects)
     truth = sides.ground_truth(predictions, gt)
     sides.refuse_outputs({**outputs, "--plot": plot}, (predictions, truth), force)
+    _outputs.expect_parquet(matches, failures, suspects)
     expect_picture(plot)
     result = _scored(predictions, truth, {
         "metric": metric, "skeleton": skeleton, "area": area, "mode": mode, "unknown_images": unknown_images,
@@ -145,16 +143,16 @@ def evaluate(
         return
     with console.working(f"analysing {predictions}"), reading.naming(predictions, truth):
         found = _analysed(result, not as_json if why is None else why, as_json, calibration, by, resamples, seed or 0)
-        tables = _tables(result, matches, failures, suspects)
+        tables = _outputs.tables(result, matches, failures, suspects)
     if plot:
         _plot(result, plot, paths, force, found.calibration)
-    _save(tables, force)
+    _outputs.save(tables, force)
     if arrays:
-        _save_arrays(result, arrays, force)
+        _outputs.save_arrays(result, arrays, force)
     if report:
         drawn: dict[str, Any] = {"by": by, "intervals": found.intervals, "n": resamples, "seed": seed or 0}
         drawn["images"] = images
-        _write_report(result, report, f"{predictions.name} against {truth.name}", drawn, force)
+        _outputs.write_report(result, report, f"{predictions.name} against {truth.name}", drawn, force)
     if as_json:
         console.print_json({**result.to_json(), **_json(result, found), "files": paths})
         return
@@ -206,10 +204,10 @@ def _points(
         tables = _points.tables(result, files["matches"], files["failures"], files["suspects"])
     if files["plot"]:
         _plot(result, files["plot"], paths, force)
-    _save(tables, force)
+    _outputs.save(tables, force)
     if files["report"]:
         drawn = {"by": by, "intervals": intervals, "n": n, "seed": seed, "images": files["images"]}
-        _write_report(result, files["report"], f"{predictions.name} against {truth.name}", drawn, force)
+        _outputs.write_report(result, files["report"], f"{predictions.name} against {truth.name}", drawn, force)
     _points.show(result, paths, as_json=as_json, why=why, intervals=intervals, slices=slices)
 
 
@@ -454,58 +452,3 @@ def _print_slices(slices: Any, drawn: bool) -> None:
 def _number(value: Any, form: str) -> str:
     """A dash for what nothing was measured of."""
     return "–" if value is None or value != value else form.format(value)
-
-
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-def _tables(
-    result: Evaluation, matches: Path | None, failures: Path | None, suspects: Path | None
-) -> list[tuple[Path, pa.Table, str]]:
-    """What is to be written: where, the rows, and what they are."""
-    from kpdata.eval.evaluation import joined
-
-    wanted: list[tuple[Path | None, Callable[[], pa.Table], str]] = [
-        (matches, lambda: result.matches, "detections and people"),
-        (failures, result.failures, "people and predictions of nobody"),
-        (suspects, lambda: joined(result.sides, result.suspect_tables()), "suspicious labels"),
-    ]
-    return [(path, make(), what) for path, make, what in wanted if path]
-
-
-def _expect_parquet(*paths: Path | None) -> None:
-    """Before anything is read: a table under the name of another format."""
-    if any(paths):
-        from kpdata.eval.failures import expect_parquet
-
-        for path in filter(None, paths):
-            expect_parquet(path)
-
-
-def _save(tables: list[tuple[Path, pa.Table, str]], force: bool) -> None:
-    for path, table, what in tables:
-        from kpdata.eval.failures import write_parquet
-
-        write_parquet(table, path, force=force)
-        console.status("Wrote", f"{path}: {table.num_rows:,} {what}")
-
-
-def _save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
-    import numpy as np
-
-    from kpdata import files
-
-    with files.replacing(arrays, force=force) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, precision=result.curves.precision, recall=result.curves.recall, scores=result.curves.scores)
-    console.status("Wrote", f"{arrays}: precision, recall, scores")
-
-
-def _write_report(
-    result: Evaluation | PointsEvaluation, path: Path, subtitle: str, drawn: dict[str, Any], force: bool
-) -> None:
-    """drawn: the other arguments of `Evaluation.to_html`."""
-    with console.working(f"writing {path}"):
-        blank = result.to_html(path, subtitle=subtitle, force=force, **drawn)
-    console.status("Wrote", str(path))
-    for sentence in blank:
-        console.warn(sentence)

@@ -84,11 +84,9 @@ class Loop:
         # Under DistributedDataParallel gradients must come one by one, to be averaged while others are computed.
         self.short = fast.in_bf16(self.net) if self.bf16 and run.ranks.world == 1 else None
         self.graph: fast.GraphedStep | None = None  # `learn`, recorded with the first batch
-        self.narrow = 0  # convolutions that run by narrow.cu
+        self.narrow = narrow.replace(self.net) if config.graph and self.bf16 else 0  # launched singly they do not pay
         if config.graph:
             fast.branches_on_streams(self.net)
-            if self.bf16:  # in a graph alone: launched from Python, they cost more than they save
-                self.narrow = narrow.replace(self.net)
             also = [] if self.recorder is None else [self.recorder.losses]
             self.graph = fast.GraphedStep(lambda batch: self.learn([batch])[0], self.net, self.optimizer, also=also)
         self.per_epoch = run.loader.per_epoch

@@ -55,6 +55,8 @@ def test_people_are_saved(run, made, worse, tmp_path):
     """Everybody that counts, in Parquet; an existing file stops the command unless --force."""
     out = tmp_path / "people.parquet"
     arguments = ("compare", made / "predictions.json", worse, "--bootstrap", 10, "--people", out)
+    refused = run(*arguments[:-1], tmp_path / "people.csv")
+    assert (refused.code, "would be a Parquet file" in refused.err) == (1, True)
     assert run(*arguments).code == 0
     table = pq.read_table(out)
     assert table.column_names[:2] == ["annotation_id", "image_id"]
