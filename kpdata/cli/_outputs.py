@@ -30,7 +30,7 @@ def tables(
 
 
 def expect_parquet(*paths: Path | None) -> None:
-    """Before anything is read: a table under the name of another format."""
+    """WriteError, before anything is read, for a table under the name of another format."""
     if any(paths):
         from kpdata.eval import failures
 
@@ -39,6 +39,7 @@ def expect_parquet(*paths: Path | None) -> None:
 
 
 def save(tables: list[tuple[Path, pa.Table, str]], force: bool) -> None:
+    """Write what `tables` gave, and say so."""
     for path, table, what in tables:
         from kpdata.eval.failures import write_parquet
 
@@ -47,6 +48,7 @@ def save(tables: list[tuple[Path, pa.Table, str]], force: bool) -> None:
 
 
 def save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
+    """precision (T, R, C, A, M), recall (T, C, A, M) and scores (T, R, C, A, M) in NumPy's .npz."""
     import numpy as np
 
     from kpdata import files
@@ -59,7 +61,7 @@ def save_arrays(result: Evaluation, arrays: Path, force: bool) -> None:
 def write_report(
     result: Evaluation | PointsEvaluation, path: Path, subtitle: str, drawn: dict[str, Any], force: bool
 ) -> None:
-    """drawn: the other arguments of `Evaluation.to_html`."""
+    """The page, and a warning for each picture that it lacks. drawn: the other arguments of `Evaluation.to_html`."""
     with console.working(f"writing {path}"):
         blank = result.to_html(path, subtitle=subtitle, force=force, **drawn)
     console.status("Wrote", str(path))

@@ -15,7 +15,7 @@ from kpdata.eval.wording import many
 
 MPII_PEOPLE, LSP_PEOPLE = 2958, 1000  # of MPII's validation set (Newell's valid.h5) and of LSP's test set
 # Length and thresholds (of an AUC: the end of its range) of the numbers that a data set's own evaluation, or HRNet's,
-# gives. Sub-JHMDB's PCK is published by the torso and by the box.
+# gives. Sub-JHMDB's PCK has numbers by the torso and by the box (open-mmlab/mmpose, JhmdbPCKAccuracy).
 _BENCHMARKS = {
     ("pckh", "mpii_16"): ("head", (0.5, 0.1, 0.11)),
     ("auc", "mpii_16"): ("head", (0.5,)),
